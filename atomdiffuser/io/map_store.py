@@ -1,0 +1,206 @@
+"""Decay maps ↔ decay.zarr: one OME-Zarr image per quantity, on a grid coarser than the frames.
+
+Sample (i, j) of a map is the mean over a block of stride × stride pixels of the reference frame, so it sits at pixel
+(i·stride + (stride − 1)/2, j·stride + (stride − 1)/2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import ZstdCodec
+
+from atomdiffuser._version import __version__
+from atomdiffuser.errors import ShapeError, StoreError
+from atomdiffuser.io.store import (
+    ROOT_KEY,
+    create_array,
+    multiscales,
+    read_attributes,
+    replacing_folder,
+    time_step,
+    to_json,
+)
+
+MAP_NAMES = ("intensity", "contrast", "intensity_sigma", "contrast_sigma", "coverage")
+COMPRESSION_LEVEL = 3
+
+
+class MapWriter:
+    """Takes the maps of one frame after the other; made by `create_maps`."""
+
+    def __init__(self, arrays: dict[str, zarr.Array], n_frames: int) -> None:
+        self._arrays = arrays
+        self._written = np.zeros(n_frames, dtype=bool)
+
+    def write(
+        self,
+        index: int,
+        *,
+        intensity: np.ndarray,
+        contrast: np.ndarray,
+        intensity_sigma: np.ndarray,
+        contrast_sigma: np.ndarray,
+        coverage: np.ndarray,
+    ) -> None:
+        """Store the (y, x) maps of one frame."""
+        if not 0 <= index < len(self._written):
+            raise ShapeError(f"frame {index} is outside 0…{len(self._written) - 1}")
+        given = (intensity, contrast, intensity_sigma, contrast_sigma, coverage)
+        for name, values in zip(MAP_NAMES, given, strict=True):
+            values, target = np.asarray(values), self._arrays[name]
+            if values.shape != target.shape[1:]:
+                raise ShapeError(f"{name} of frame {index} has shape {values.shape}, expected {target.shape[1:]}")
+            target[index] = values.astype(np.float32)
+        self._written[index] = True
+
+    def missing(self) -> list[int]:
+        """Frames that have not been written yet."""
+        return np.flatnonzero(~self._written).tolist()
+
+
+@contextmanager
+def create_maps(
+    path: str | Path,
+    *,
+    n_frames: int,
+    map_shape: tuple[int, int],
+    stride: int,
+    times_s: np.ndarray | None,
+    pixel_size_nm: tuple[float, float] | None,
+    attributes: Mapping[str, Any] | None = None,
+) -> Iterator[MapWriter]:
+    """Write decay maps; the store appears under `path`, whole, when the `with` block ends without an error.
+
+    Parameters
+    ----------
+    map_shape
+        (y, x) samples of a map.
+    stride
+        Pixels of the reference frame per sample, along each axis [px].
+    times_s
+        (t,) start of each frame [s], or None.
+    pixel_size_nm
+        Of the reference frame, along (y, x) [nm]; None when unknown.
+    attributes
+        Provenance and further values for the root's attributes, such as `reference_frame`.
+    """
+    path = Path(path)
+    times = None if times_s is None else np.asarray(times_s, dtype=float)
+    step_s = time_step(times, None)
+    with replacing_folder(path) as partial:
+        root = zarr.open_group(partial, mode="w", zarr_format=3)
+        arrays = {}
+        for name in MAP_NAMES:
+            group = root.create_group(name)
+            group.attrs["ome"] = multiscales(name, [("0", stride)], step_s, pixel_size_nm)
+            compressors = [ZstdCodec(level=COMPRESSION_LEVEL)]
+            arrays[name] = create_array(group, "0", (n_frames, *map_shape), np.float32, compressors)
+        writer = MapWriter(arrays, n_frames)
+        yield writer
+        if missing := writer.missing():
+            raise StoreError(f"{path}: maps of frames {missing[:5]} of {n_frames} were never written")
+        root.attrs[ROOT_KEY] = to_json(
+            {
+                **(attributes or {}),
+                "kind": "maps",
+                "version": __version__,
+                "map_stride": stride,
+                "times_s": None if times is None else times.tolist(),
+                "pixel_size_nm": pixel_size_nm,
+            },
+            longest=None,
+        )
+
+
+@dataclass(frozen=True)
+class DecayMaps:
+    """Decay maps of one series; the arrays are lazy (Zarr): index them by frame.
+
+    Attributes
+    ----------
+    intensity, contrast, intensity_sigma, contrast_sigma, coverage
+        (t, y, x) float32, NaN where nothing was measured.
+    stride
+        Pixels of the reference frame per sample.
+    times_s
+        (t,) start of each frame [s]; None when unknown.
+    attributes
+        What the store says of itself.
+    """
+
+    intensity: zarr.Array
+    contrast: zarr.Array
+    intensity_sigma: zarr.Array
+    contrast_sigma: zarr.Array
+    coverage: zarr.Array
+    stride: int
+    times_s: np.ndarray | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def n_frames(self) -> int:
+        return int(self.intensity.shape[0])
+
+    def at_full_resolution(self, name: str, index: int, frame_shape: tuple[int, int]) -> np.ndarray:
+        """One map, interpolated back to the pixels of the reference frame: (y, x) float32."""
+        if name not in MAP_NAMES:
+            raise StoreError(f"there is no map {name!r}; expected one of {', '.join(MAP_NAMES)}")
+        return interpolate_block_means(np.asarray(getattr(self, name)[index]), self.stride, frame_shape)
+
+
+def read_maps(path: str | Path) -> DecayMaps:
+    """Decay maps, lazily. Raises StoreError when they are missing or incomplete, naming the stage to run first."""
+    path = Path(path)
+    attributes = read_attributes(path, kind="maps")
+    try:
+        arrays = {name: zarr.open_array(path / name / "0", mode="r") for name in MAP_NAMES}
+        times = attributes["times_s"]
+        stride = int(attributes["map_stride"])
+    except (OSError, KeyError, ValueError) as error:
+        raise StoreError(f"{path}: incomplete decay maps ({error}); run the decay stage again") from error
+    return DecayMaps(
+        **arrays, stride=stride, times_s=None if times is None else np.asarray(times, float), attributes=attributes
+    )
+
+
+def interpolate_block_means(samples: np.ndarray, stride: int, frame_shape: tuple[int, int]) -> np.ndarray:
+    """Bilinear interpolation of block means back to pixels; constant beyond the outermost samples.
+
+    NaN samples carry no weight, so a hole does not grow; a pixel whose own block is NaN stays NaN.
+
+    Parameters
+    ----------
+    samples
+        (y, x) block means over stride × stride pixels.
+    frame_shape
+        (y, x) of the result [px].
+    """
+    y0, y1, wy = _neighbours(samples.shape[0], stride, frame_shape[0])
+    x0, x1, wx = _neighbours(samples.shape[1], stride, frame_shape[1])
+    known = np.isfinite(samples)
+    filled = np.where(known, samples, 0.0).astype(np.float64)
+
+    def interpolate(values: np.ndarray) -> np.ndarray:
+        rows = values[y0] * (1 - wy)[:, None] + values[y1] * wy[:, None]
+        return rows[:, x0] * (1 - wx) + rows[:, x1] * wx
+
+    weight = interpolate(known.astype(np.float64))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        result = interpolate(filled) / weight
+    own_y, own_x = (np.where(w < 0.5, a, b) for a, b, w in ((y0, y1, wy), (x0, x1, wx)))
+    result[~known[np.ix_(own_y, own_x)]] = np.nan
+    return result.astype(np.float32)
+
+
+def _neighbours(n_samples: int, stride: int, n_pixels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Samples on both sides of each pixel and the weight of the second."""
+    position = np.clip((np.arange(n_pixels) - (stride - 1) / 2) / stride, 0, n_samples - 1)
+    first = np.floor(position).astype(int)
+    return first, np.minimum(first + 1, n_samples - 1), position - first

@@ -1,0 +1,235 @@
+"""Tables ↔ Parquet or CSV, with what each column means, its unit and the table's provenance.
+
+Parquet carries the metadata under the schema key `atomdiffuser`; a CSV has it in a JSON file beside it, `<name>.json`.
+Identical input gives bit-identical files: no time stamps, no host names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from atomdiffuser._version import __version__
+from atomdiffuser.errors import StoreError
+from atomdiffuser.io.store import to_json
+
+SCHEMA_KEY = b"atomdiffuser"
+
+_AFFINE = {
+    "a_yy": ("y of the image of a unit step along y", "px/px"),
+    "a_yx": ("y of the image of a unit step along x", "px/px"),
+    "a_y": ("y of the image of the origin", "px"),
+    "a_xy": ("x of the image of a unit step along y", "px/px"),
+    "a_xx": ("x of the image of a unit step along x", "px/px"),
+    "a_x": ("x of the image of the origin", "px"),
+}
+_SIGMA = {
+    "displacement_sigma_px": ("1 σ of the displacement, root mean square over the frame", "px"),
+    "valid": ("whether the row can be used", ""),
+    "reason": ("why it cannot; empty when valid", ""),
+}
+_REGION = {"region": ("name of the region", ""), "region_id": ("number of the region", "")}
+
+COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
+    "pairs": {
+        "reference": ("number of the reference frame", ""),
+        "moving": ("number of the moving frame", ""),
+        "lag": ("frames from reference to moving", "frames"),
+        "dt_s": ("time from reference to moving", "s"),
+        "fluence_e_per_A2": ("fluence between the two frames; NaN when unknown", "e⁻/Å²"),
+        **_AFFINE,
+        "score": ("correlation of the two aligned, band-passed frames, −1…1", ""),
+        "hop_probability": ("probability that the registration is off by a lattice vector", ""),
+        "residual_px": ("distance from the trajectory, root mean square over the frame", "px"),
+        **_SIGMA,
+    },
+    "trajectory": {
+        "frame": ("number of the frame", ""),
+        "time_s": ("start of the frame after the start of the first", "s"),
+        "fluence_e_per_A2": ("cumulative fluence when the frame was finished; NaN when unknown", "e⁻/Å²"),
+        **_AFFINE,
+        "drift_y_nm": ("drift of the frame's centre along y; NaN when the pixel size is unknown", "nm"),
+        "drift_x_nm": ("drift of the frame's centre along x; NaN when the pixel size is unknown", "nm"),
+        "drift_y_px": ("drift of the frame's centre along y", "px"),
+        "drift_x_px": ("drift of the frame's centre along x", "px"),
+        "rotation_deg": ("rotation against the reference frame", "°"),
+        "scale": ("linear magnification against the reference frame", ""),
+        "shear": ("shear against the reference frame", ""),
+        "closure_px": ("disagreement of the frame's pairs around closed loops", "px"),
+        **_SIGMA,
+    },
+    "damage": {
+        **_REGION,
+        "frame": ("number of the frame", ""),
+        "time_s": ("start of the frame after the start of the first", "s"),
+        "fluence_e_per_A2": ("cumulative fluence when the frame was finished; NaN when unknown", "e⁻/Å²"),
+        "intensity": ("mean signal above dark level, as a ratio to the reference frame", ""),
+        "intensity_lo95": ("lower end of the 95 % interval of intensity", ""),
+        "intensity_hi95": ("upper end of the 95 % interval of intensity", ""),
+        "intensity_sigma": ("1 σ of intensity", ""),
+        "contrast": ("lattice amplitude, as a ratio to the reference frame", ""),
+        "contrast_lo95": ("lower end of the 95 % interval of contrast", ""),
+        "contrast_hi95": ("upper end of the 95 % interval of contrast", ""),
+        "contrast_sigma": ("1 σ of contrast", ""),
+        "n_px": ("pixels of the frame inside the region", "px"),
+        "coverage": ("share of the region inside the frame, 0…1", ""),
+        "valid": ("whether the row can be used", ""),
+    },
+    "critical_fluence": {
+        **_REGION,
+        "witness": ("what was fitted: intensity or contrast", ""),
+        "model": ("curve chosen by AICc", ""),
+        "unit": ("unit of the fluence columns of this row: e_per_A2, s or frame", ""),
+        "critical_fluence": ("where the fit falls to 1/e; the 95 % lower bound when lower_bound", "see unit"),
+        "critical_fluence_lo95": ("lower end of its 95 % interval", "see unit"),
+        "critical_fluence_hi95": ("upper end of its 95 % interval; inf when unbounded", "see unit"),
+        "lower_bound": ("whether the series ended too early for more than a lower bound", ""),
+        "aicc": ("corrected Akaike information criterion of the model", ""),
+        "aicc_constant": ("the same for no change at all", ""),
+        "p_value": ("of change against none", ""),
+        "loss_percent": ("loss at the last frame", "%"),
+        "loss_lo95": ("lower end of the 95 % interval of the loss", "%"),
+        "loss_hi95": ("upper end of the 95 % interval of the loss", "%"),
+        "onset_frame": ("first frame with a change beyond noise; −1: none", ""),
+        "span": ("range that was fitted", "see unit"),
+        "n_frames": ("frames that were fitted", "frames"),
+    },
+}
+"""Meaning and unit of every column, by kind of table."""
+
+FREE_KINDS = ("summary", "benchmark")
+"""Kinds whose columns are described where they are written: pass `columns={name: (description, unit)}`."""
+
+_TYPES = {"i": "integer", "u": "integer", "f": "float", "b": "boolean"}
+_READ_AS = {"integer": np.int64, "float": np.float64}
+
+STAGE_OF_KIND = {"pairs": "register", "trajectory": "register", "damage": "damage", "critical_fluence": "damage"}
+
+
+def write_table(
+    frame: pd.DataFrame,
+    path: str | Path,
+    kind: str,
+    *,
+    columns: dict[str, tuple[str, str]] | None = None,
+    **metadata: Any,
+) -> None:
+    """Write a table as Parquet or CSV, by the suffix of `path`.
+
+    Parameters
+    ----------
+    frame
+        One row per entry; the index is not stored.
+    kind
+        `pairs`, `trajectory`, `damage`, `critical_fluence`, or one of FREE_KINDS.
+    columns
+        Description and unit of columns that COLUMNS does not know.
+    metadata
+        Settings, provenance and the like, as plain values; `kind`, `version` and `columns` are added.
+
+    Raises
+    ------
+    StoreError
+        For a column that nothing describes, an unknown kind or suffix.
+    """
+    path = Path(path)
+    if kind not in COLUMNS and kind not in FREE_KINDS:
+        kinds = ", ".join([*COLUMNS, *FREE_KINDS])
+        raise StoreError(f"{path}: unknown kind of table {kind!r}; expected one of {kinds}")
+    known = {**COLUMNS.get(kind, {}), **(columns or {})}
+    if undescribed := [str(c) for c in frame.columns if c not in known]:
+        raise StoreError(f"{path}: columns {undescribed} of a {kind!r} table have no description in io/tables.py")
+    described = {
+        str(c): {"description": known[c][0], "unit": known[c][1], "type": _TYPES.get(frame[c].dtype.kind, "text")}
+        for c in frame.columns
+    }
+    header = to_json({**metadata, "kind": kind, "version": __version__, "columns": described}, longest=None)
+    text = json.dumps(header, ensure_ascii=False, indent=1) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".parquet":
+        with _replacing(path) as temporary:
+            _write_parquet(frame, temporary, text)
+    elif path.suffix == ".csv":
+        with _replacing(_sidecar(path)) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        with _replacing(path) as temporary:
+            frame.to_csv(temporary, index=False, na_rep="nan", lineterminator="\n", encoding="utf-8")
+    else:
+        raise StoreError(f"{path}: tables are .parquet or .csv, not {path.suffix!r}")
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """Read a table; its metadata are in `.attrs`.
+
+    Raises StoreError when the file is missing or unreadable, naming the stage to run.
+    """
+    path = Path(path)
+    stage = next((s for k, s in STAGE_OF_KIND.items() if path.stem == k), None)
+    remedy = f"run the {stage} stage" if stage else "run the workflow"
+    if not path.is_file():
+        raise StoreError(f"{path}: no such table; {remedy} first")
+    try:
+        if path.suffix == ".parquet":
+            return _read_parquet(path)
+        return _read_csv(path)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{path}: not a readable table ({error}); {remedy} again") from error
+
+
+def _write_parquet(frame: pd.DataFrame, path: Path, header: str) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    plain = frame.reset_index(drop=True).copy()
+    plain.attrs = {}  # pandas would store them a second time
+    table = pa.Table.from_pandas(plain, preserve_index=False)
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), SCHEMA_KEY: header.encode()})
+    pq.write_table(table, path, compression="zstd")
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path)
+    frame = table.to_pandas()
+    frame.attrs = json.loads((table.schema.metadata or {}).get(SCHEMA_KEY, b"{}"))
+    return frame
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    sidecar = _sidecar(path)
+    if not sidecar.is_file():
+        raise ValueError(f"its description {sidecar.name} is missing")
+    attributes = json.loads(sidecar.read_text(encoding="utf-8"))
+    types = {name: column["type"] for name, column in attributes["columns"].items()}
+    # everything as text first: numbers come back exactly, and a region called "NA" stays a name
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    for name, kind in types.items():
+        if kind == "boolean":
+            frame[name] = frame[name] == "True"
+        elif kind != "text":
+            frame[name] = frame[name].to_numpy(dtype=str).astype(_READ_AS[kind])
+    frame.attrs = attributes
+    return frame
+
+
+def _sidecar(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary path that takes the place of `path` when all went well."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
