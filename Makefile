@@ -1,0 +1,62 @@
+# Everything is installed into .venv from the pins in requirements/; nothing outside this folder is touched.
+# A stamp file remembers what is installed, so that set-up is skipped while the pins stand.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/stamps
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+DEMO ?= demo
+WORKERS ?= 2
+
+.PHONY: help
+help:  ## show this list
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+
+.PHONY: demo
+demo: $(STAMPS)/demo  ## write a small session with known truth, analyse it, name the summary page
+	@$(BIN)/python -m atomdiffuser demo "$(DEMO)"
+
+.PHONY: test
+test: $(STAMPS)/test $(STAMPS)/demo  ## run every test
+	@$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: $(STAMPS)/lint  ## check style of Python and rules
+	@$(BIN)/ruff check .
+	@$(BIN)/snakefmt --check Snakefile workflow
+
+.PHONY: benchmark
+benchmark: $(STAMPS)/demo  ## measure accuracy and speed against known truth
+	@$(BIN)/python -m benchmarks $(BENCHMARK_ARGS)
+
+.PHONY: schema
+schema: $(STAMPS)/base  ## write config/config.yaml and its schema from atomdiffuser/config.py
+	@$(BIN)/python -m atomdiffuser.workflow.config_file
+
+.PHONY: lock
+lock: setup-all  ## pin what is installed in .venv
+	@$(BIN)/python requirements/lock.py
+
+.PHONY: setup setup-all
+setup: $(STAMPS)/base  ## install what the workflow needs
+setup-all: $(STAMPS)/demo $(STAMPS)/test $(STAMPS)/lint  ## install all extras too
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "AtomDiffuser needs Python 3.11 or newer; found none. Set PYTHON=/path/to/python3."; exit 1; }
+	@echo "Setting up $(VENV) (once; some minutes)"
+	@"$(PYTHON)" -m venv $(VENV)
+
+$(STAMPS)/base: requirements/lock.txt pyproject.toml | $(BIN)/python
+	@$(PIP) install -r requirements/lock.txt
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/demo $(STAMPS)/test $(STAMPS)/lint: $(STAMPS)/%: requirements/%.txt $(STAMPS)/base
+	@$(PIP) install -r $<
+	@mkdir -p $(STAMPS) && touch $@
