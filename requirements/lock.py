@@ -1,6 +1,6 @@
 """Write the pinned requirement files from what is installed in the running environment.
 
-lock.txt holds the closure of the package's own dependencies; demo.txt, test.txt and lint.txt hold what their extras add.
+lock.txt holds the closure of the package's own dependencies; demo.txt, test.txt and lint.txt what their extras add.
 Run by `make lock`, in an environment that has all extras.
 """
 

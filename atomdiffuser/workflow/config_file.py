@@ -54,8 +54,8 @@ def read_config(config: Mapping[str, Any]) -> Settings:
     values = {key: _typed(value, schema["properties"].get(key, {})) for key, value in config.items()}
     errors = list(jsonschema.Draft202012Validator(schema).iter_errors(values))
     if errors:
-        # an unknown key explains more than what else is wrong
-        raise SettingsError(describe_error(min(errors, key=lambda e: (e.validator != "additionalProperties", list(e.path)))))
+        unknown_key_first = min(errors, key=lambda e: (e.validator != "additionalProperties", [*map(str, e.path)]))
+        raise SettingsError(describe_error(unknown_key_first))
     return Settings(**{name: from_mapping(stage, dict(values.get(name) or {})) for name, stage in STAGES.items()})
 
 
@@ -68,8 +68,8 @@ def _typed(value: Any, schema: Mapping[str, Any]) -> Any:
         return {key: _typed(v, properties.get(key, {})) for key, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [_typed(v, schema.get("items", {})) for v in value]
-    kinds = {s.get("type") for s in (schema, *schema.get("anyOf", ()))}
-    if isinstance(value, str) and kinds & {"integer", "number"}:
+    kinds = [s.get("type") for s in (schema, *schema.get("anyOf", ()))]
+    if isinstance(value, str) and ("integer" in kinds or "number" in kinds):
         try:
             value = float(value)
         except ValueError:
@@ -91,8 +91,8 @@ def default_config_text() -> str:
         lines += [*_comment(stage.__doc__ or "", ""), f"{name}:"]
         schema = stage_schema(stage)["properties"]
         for field in dataclasses.fields(stage):
-            text = schema[field.name]["description"]
-            lines += [*_comment(f"{text}{_range(schema[field.name])}", "  "), f"  {field.name}: {_yaml(field.default)}"]
+            text = schema[field.name]["description"] + range_text(schema[field.name])
+            lines += [*_comment(text, "  "), f"  {field.name}: {_yaml(field.default)}"]
         lines.append("")
     return "\n".join(lines)
 
@@ -120,7 +120,8 @@ def allowed_values(schema: Mapping[str, Any]) -> str:
     return ", ".join(f"{sign} {limit}" for sign, limit in limits if limit is not None)
 
 
-def _range(schema: Mapping[str, Any]) -> str:
+def range_text(schema: Mapping[str, Any]) -> str:
+    """`allowed_values` in brackets, to follow a description."""
     allowed = allowed_values(schema)
     return f" ({allowed})" if allowed else ""
 

@@ -1,0 +1,36 @@
+# AtomDiffuser: from a session folder of raw STEM time series to one page per series and one for the session.
+#
+#     snakemake --cores 8 --config session=/path/to/session              (add --use-conda for isolated environments)
+#
+# Settings: config/config.yaml.  Rules: workflow/rules/.  Options that are set for you: workflow/profiles/default/.
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+configfile: f"{workflow.basedir}/config/config.yaml"
+
+
+include: "workflow/rules/common.smk"
+
+
+workdir: FOLDERS.working
+
+
+localrules:
+    all,
+
+
+rule all:
+    input:
+        SUMMARY_HTML,
+
+
+include: "workflow/rules/convert.smk"
+include: "workflow/rules/register.smk"
+include: "workflow/rules/decay.smk"
+include: "workflow/rules/damage.smk"
+include: "workflow/rules/align.smk"
+include: "workflow/rules/report.smk"
+include: "workflow/rules/summary.smk"

@@ -1,0 +1,236 @@
+"""The `atomdiffuser` command: one subcommand per stage, thin, each importing its stage only when it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+
+from atomdiffuser._version import __version__
+from atomdiffuser.cli_options import INPUT_FILE, INPUT_FOLDER, PATH, STORE, settings_options
+from atomdiffuser.cli_run import run_stage, stage_options
+from atomdiffuser.config import (
+    AlignSettings,
+    ConvertSettings,
+    DamageSettings,
+    DecaySettings,
+    RegisterSettings,
+    ReportSettings,
+)
+
+STAGES = ["convert", "register", "decay", "damage", "align", "report", "summary"]
+click.rich_click.COMMAND_GROUPS = {
+    "*": [
+        {"name": "Start here", "commands": ["demo", "run", "info", "simulate"]},
+        {"name": "Stages, in order", "commands": STAGES},
+    ]
+}
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="atomdiffuser")
+def main() -> None:
+    """Separates beam damage from drift in STEM time series."""
+
+
+@main.command()
+@click.argument("raw", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.argument("frames", type=STORE)
+@click.option("--series-id", help="Slug that names the series; default: the name of the folder of FRAMES.")
+@click.option("--name", help="Name for display; default: the raw file's.")
+@click.option("--signal", help="Number or title of the signal, in a file that holds several.")
+@click.option("--overrides", default="{}", help="Metadata that replaces what the file says, as JSON.")
+@click.option("--fingerprint", help="Content hash of the raw files, where it is known already.")
+@settings_options(ConvertSettings)
+@stage_options
+def convert(
+    raw: tuple[Path, ...], frames: Path, overrides: str, settings: ConvertSettings, run: Any, **names: Any
+) -> None:
+    """RAW microscope files → FRAMES (frames.ome.zarr).
+
+    RAW is one multi-frame file, or the single-frame files of one series.
+    """
+    series_id = names["series_id"] or frames.absolute().parent.name
+    name = names["name"] or raw[0].stem
+
+    def work(progress: Any) -> None:
+        from atomdiffuser.stages.convert import convert as stage
+
+        stage(
+            list(raw), frames, settings, series_id=series_id, name=name, signal=_signal(names["signal"]),
+            overrides=_parse_json(overrides), fingerprint=names["fingerprint"], progress=progress,
+        )  # fmt: skip
+
+    run_stage("convert", work, name=name, source=raw[0].name, fingerprint=names["fingerprint"] or "", **run)
+
+
+@main.command()
+@click.argument("frames", type=STORE)
+@click.argument("pairs", type=PATH)
+@click.argument("trajectory", type=PATH)
+@settings_options(RegisterSettings)
+@stage_options
+def register(frames: Path, pairs: Path, trajectory: Path, settings: RegisterSettings, run: Any) -> None:
+    """FRAMES → drift of each pair (PAIRS) and of each frame (TRAJECTORY)."""
+
+    def work(progress: Any) -> None:
+        from atomdiffuser.stages.register import register as stage
+
+        stage(frames, pairs, trajectory, settings, progress=progress)
+
+    run_stage("register", work, **run)
+
+
+@main.command()
+@click.argument("frames", type=STORE)
+@click.argument("trajectory", type=PATH)
+@click.argument("decay", type=STORE)
+@settings_options(DecaySettings)
+@stage_options
+def decay(frames: Path, trajectory: Path, decay: Path, settings: DecaySettings, run: Any) -> None:
+    """FRAMES and TRAJECTORY → intensity and contrast maps (DECAY)."""
+
+    def work(progress: Any) -> None:
+        from atomdiffuser.stages.decay import decay as stage
+
+        stage(frames, trajectory, decay, settings, progress=progress)
+
+    run_stage("decay", work, **run)
+
+
+@main.command()
+@click.argument("frames", type=STORE)
+@click.argument("trajectory", type=PATH)
+@click.argument("decay", type=STORE)
+@click.argument("table", type=PATH)
+@click.argument("critical_fluence", type=PATH)
+@settings_options(DamageSettings)
+@stage_options
+def damage(
+    frames: Path, trajectory: Path, decay: Path, table: Path, critical_fluence: Path, settings: DamageSettings, run: Any
+) -> None:
+    """FRAMES, TRAJECTORY and DECAY → damage of each region (TABLE and its .csv) and CRITICAL_FLUENCE."""
+
+    def work(progress: Any) -> None:
+        from atomdiffuser.stages.damage import damage as stage
+
+        stage(frames, trajectory, decay, table, critical_fluence, settings, progress=progress)
+
+    run_stage("damage", work, **run)
+
+
+@main.command()
+@click.argument("frames", type=STORE)
+@click.argument("trajectory", type=PATH)
+@click.argument("aligned", type=STORE)
+@settings_options(AlignSettings)
+@stage_options
+def align(frames: Path, trajectory: Path, aligned: Path, settings: AlignSettings, run: Any) -> None:
+    """FRAMES and TRAJECTORY → drift-corrected series (ALIGNED)."""
+
+    def work(progress: Any) -> None:
+        from atomdiffuser.stages.align import align as stage
+
+        stage(frames, trajectory, aligned, settings, progress=progress)
+
+    run_stage("align", work, **run)
+
+
+@main.command()
+@click.argument("results", type=INPUT_FOLDER)
+@click.argument("output", type=PATH)
+@click.option("--series-id", help="Slug that names the series; default: the name of RESULTS.")
+@click.option("--name", help="Name for display; default: the slug.")
+@click.option("--command", help="Command to print in the page, by which it can be made again.")
+@settings_options(ReportSettings)
+@stage_options
+def report(results: Path, output: Path, settings: ReportSettings, run: Any, **names: Any) -> None:
+    """RESULTS, the folder of one series → a page to read (OUTPUT)."""
+    series_id = names["series_id"] or results.absolute().name
+    name = names["name"] or series_id
+    status = run["status"] or results / "status.json"
+
+    def work(progress: Any) -> None:
+        from atomdiffuser.stages.report import report as stage
+
+        stage(results, output, status, settings, series_id=series_id, name=name, command=names["command"])
+
+    run_stage("report", work, name=name, **{**run, "status": status})
+
+
+@main.command()
+@click.argument("results", type=INPUT_FOLDER)
+@click.argument("entries", type=INPUT_FILE)
+@click.argument("html", type=PATH)
+@click.argument("table", type=PATH)
+@settings_options(ReportSettings)
+@stage_options
+def summary(results: Path, entries: Path, html: Path, table: Path, settings: ReportSettings, run: Any) -> None:
+    """RESULTS of all series in ENTRIES → one page (HTML) and one TABLE."""
+
+    def work(progress: Any) -> None:
+        from atomdiffuser.stages.summary import summary as stage
+        from atomdiffuser.workflow.series_list import read_series_list
+
+        stage(results, read_series_list(entries), html, table, settings)
+
+    run_stage("summary", work, **run)
+
+
+@main.command(context_settings={"ignore_unknown_options": True})
+@click.argument("session", type=INPUT_FOLDER)
+@click.option("--results", type=PATH, help="Folder for the results; default: results/ inside SESSION.")
+@click.option("--cores", default="all", show_default=True, help="Processor cores to use.")
+@click.argument("snakemake_args", nargs=-1, type=click.UNPROCESSED)
+def run(session: Path, results: Path | None, cores: str, snakemake_args: tuple[str, ...]) -> None:
+    """Analyse every series in SESSION: runs the Snakemake workflow.
+
+    What follows `--` goes to Snakemake, such as `-- --use-conda --dry-run`.
+    """
+    from atomdiffuser.cli_run import run_workflow
+
+    raise SystemExit(run_workflow(session, results=results, cores=cores, extra=snakemake_args))
+
+
+@main.command()
+@click.argument("folder", type=PATH, default="atomdiffuser-demo")
+@click.option("--seed", type=int, default=20250810, show_default=True, help="Seed of the simulated specimens.")
+@click.option("--cores", default="all", show_default=True, help="Processor cores to use.")
+def demo(folder: Path, seed: int, cores: str) -> None:
+    """Write a small session with known truth to FOLDER/session and analyse it."""
+    from atomdiffuser.cli_run import run_workflow, write_demo
+
+    write_demo(folder / "session", seed=seed)
+    raise SystemExit(run_workflow(folder / "session", cores=cores))
+
+
+@main.command()
+@click.argument("file", type=click.Path(exists=True, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def info(file: Path, as_json: bool) -> None:
+    """Say what FILE is: raw microscope file, frame store, maps or table."""
+    from atomdiffuser.cli_info import print_info
+    from atomdiffuser.cli_run import one_sentence
+
+    with one_sentence("info"):
+        print_info(file, as_json=as_json)
+
+
+def _signal(text: str | None) -> int | str | None:
+    """A signal's number or its title."""
+    return int(text) if text and text.isdecimal() else text
+
+
+def _parse_json(text: str) -> dict[str, Any]:
+    import json
+
+    from atomdiffuser.errors import SettingsError
+
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise SettingsError(f"--overrides: {text!r} is not JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise SettingsError(f'--overrides: {text!r} is not a JSON object, such as {{"probe_current_pA": 50}}')
+    return values

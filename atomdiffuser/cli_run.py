@@ -1,0 +1,182 @@
+"""How a subcommand runs: threads, log file, progress bar, status file, and errors in one sentence."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import rich_click as click
+
+from atomdiffuser.cli_options import PATH, set_threads
+from atomdiffuser.errors import AtomDiffuserError
+
+DEBUG = "ATOMDIFFUSER_DEBUG"
+Progress = Callable[[int, int], None]
+
+
+def fail(label: str, sentence: str) -> NoReturn:
+    """End with one plain line on stderr, without the frame that usage errors get, and exit code 1."""
+    click.echo(f"{label}: {sentence}", err=True)
+    raise click.exceptions.Exit(1)
+
+
+def stage_options(function: Callable) -> Callable:
+    """Decorator: the options that every stage has; the function receives them as `run`."""
+
+    def call(log: Path | None, status: Path | None, threads: int | None, **arguments: Any) -> Any:
+        return function(run={"log": log, "status": status, "threads": threads}, **arguments)
+
+    call.__name__, call.__doc__ = function.__name__, function.__doc__
+    call.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
+    for option in (
+        click.option("--threads", type=click.IntRange(min=1), help="Processor threads to use; default: all."),
+        click.option("--status", type=PATH, help="status.json of the series, where a failure is recorded."),
+        click.option("--log", type=PATH, help="File for warnings, and for the traceback of an unexpected error."),
+    ):
+        call = option(call)
+    return call
+
+
+def run_stage(
+    stage: str,
+    work: Callable[[Progress | None], None],
+    *,
+    log: Path | None = None,
+    status: Path | None = None,
+    threads: int | None = None,
+    name: str = "",
+    source: str = "",
+    fingerprint: str = "",
+) -> None:
+    """Run one stage; what goes wrong becomes one sentence on stderr, and in the status file where there is one."""
+    set_threads(threads)
+    record = None
+    label = stage
+    if status is not None:
+        from atomdiffuser.workflow.record import Record
+
+        record = Record(status, stage, name=name, source=source, fingerprint=fingerprint)
+        label = f"{stage} {status.absolute().parent.name}"
+    started = time.monotonic()
+    with logging_to(log), one_sentence(label, log=log, on_failure=record.fail if record else None):
+        if record is not None:
+            record.begin()
+        with progress_bar(label) as progress:
+            work(progress)
+    click.echo(f"{label}: done in {time.monotonic() - started:.1f} s", err=True)
+
+
+@contextmanager
+def one_sentence(
+    label: str, *, log: Path | None = None, on_failure: Callable[[str], None] | None = None
+) -> Iterator[None]:
+    """Turn exceptions into one sentence and exit code 1; the traceback goes to the log, or to stderr when debugging."""
+    try:
+        yield
+    except (click.ClickException, click.exceptions.Exit):
+        raise
+    except KeyboardInterrupt:
+        fail(label, "interrupted")
+    except Exception as error:
+        logging.getLogger("atomdiffuser").error("%s failed", label, exc_info=True)
+        if os.environ.get(DEBUG):
+            raise
+        sentence = describe(error, log)
+        if on_failure is not None:
+            on_failure(sentence)
+        fail(label, sentence)
+
+
+def describe(error: BaseException, log: Path | None = None) -> str:
+    """One sentence for an exception, without line breaks."""
+    text = " ".join(str(error).split())
+    if isinstance(error, AtomDiffuserError):
+        return text
+    if isinstance(error, MemoryError):
+        return "not enough memory; free some, or run fewer jobs at a time"
+    where = f"see {log}" if log is not None else f"set {DEBUG}=1 for the traceback"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}{f': {error.filename}' if error.filename else ''} ({where})"
+    return f"unexpected {type(error).__name__}{f': {text}' if text else ''} ({where})"
+
+
+@contextmanager
+def logging_to(path: Path | None) -> Iterator[None]:
+    """Send log messages and warnings to a file; without one they are dropped, unless debugging."""
+    root = logging.getLogger()
+    if path is None and os.environ.get(DEBUG):
+        yield
+        return
+    if path is None:
+        handler: logging.Handler = logging.NullHandler()
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(path, mode="w", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    warnings.simplefilter("default")
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        root.removeHandler(handler)
+        handler.close()
+
+
+@contextmanager
+def progress_bar(label: str) -> Iterator[Progress | None]:
+    """A callback (done, total) that moves a bar; None where nobody watches."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def run_workflow(session: Path, *, results: Path | None = None, cores: str = "all", extra: Sequence[str] = ()) -> int:
+    """Run the Snakefile of the checkout on a session; returns Snakemake's exit code."""
+    from atomdiffuser.workflow.config_file import CHECKOUT
+
+    snakefile = CHECKOUT / "Snakefile"
+    if not snakefile.is_file():
+        fail("run", f"the workflow is not here ({snakefile}); run this from a checkout of AtomDiffuser")
+    config = [f"session={session.absolute()}", *([f"results={results.absolute()}"] if results else [])]
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile), "--cores", cores, "--config", *config]
+    # --config takes all that follows, so options of the caller go before it
+    command[-len(config) - 1 : -len(config) - 1] = extra
+    try:
+        return subprocess.call(command)
+    except KeyboardInterrupt:
+        return 130
+
+
+def write_demo(session: Path, *, seed: int) -> None:
+    """Write the demo session, unless the same code wrote it there before."""
+    from atomdiffuser.workflow.code_hash import code_hash
+
+    stamp = session.with_name(f"{session.name}.stamp")
+    made_by = f"{code_hash('atomdiffuser.stages.demo_session')} {seed}"
+    if stamp.is_file() and stamp.read_text(encoding="utf-8") == made_by and session.is_dir():
+        return
+    with logging_to(None), one_sentence("demo"):
+        from atomdiffuser.stages.demo_session import write_demo_session
+
+        session.mkdir(parents=True, exist_ok=True)
+        write_demo_session(session, seed=seed)
+        stamp.write_text(made_by, encoding="utf-8")
+

@@ -1,0 +1,143 @@
+# Configuration, the session's series, and what all rules share. Nothing here runs a job.
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path.insert(0, workflow.basedir)  # this checkout's package, whether or not it is installed
+
+try:
+    from atomdiffuser.cli_options import settings_flags
+    from atomdiffuser.errors import AtomDiffuserError
+    from atomdiffuser.io.discovery import discover
+    from atomdiffuser.workflow.closing import closing_text, run_command, summary_command
+    from atomdiffuser.workflow.code_hash import code_hash
+    from atomdiffuser.workflow.config_file import read_config
+    from atomdiffuser.workflow.quiet import calm
+    from atomdiffuser.workflow.series_list import (
+        CACHE,
+        LIST,
+        LOG,
+        read_series_list,
+        write_series_list,
+    )
+    from atomdiffuser.workflow.session import raw_values, session_folders
+except ModuleNotFoundError as error:
+    sys.exit(
+        f"AtomDiffuser: Snakemake's own environment has no {error.name}; run `make setup` in {workflow.basedir} "
+        "and use .venv/bin/snakemake, or `pip install` that folder beside Snakemake"
+    )
+
+calm(logger, dry_run=workflow.output_settings.dryrun)
+
+# One line for whoever made a slip, before any job and without a traceback.
+try:
+    config.update(raw_values(workflow.config_settings.config_args, ("session", "results")))
+    SETTINGS = read_config(config)
+    FOLDERS = session_folders(config, Path(workflow.workdir_init), directory=workflow.overwrite_workdir)
+    SERIES_LIST = FOLDERS.results / LIST
+    if workflow.is_main_process:
+        ENTRIES = discover(
+            FOLDERS.session,
+            results=FOLDERS.results,
+            cache=FOLDERS.results / CACHE,
+        )
+        write_series_list(SERIES_LIST, ENTRIES)
+    else:  # a job of a run, perhaps on another machine: the list is made
+        ENTRIES = read_series_list(SERIES_LIST)
+except AtomDiffuserError as error:
+    sys.exit(f"AtomDiffuser: {error}")
+
+# What could not be read gets a job too, which fails with the reason: so it shows, and is tried again by the next run.
+SERIES = {e.series_id: e for e in ENTRIES if e.state != "skipped"}
+
+if not ENTRIES:
+    sys.exit(f"AtomDiffuser: no microscope files in {FOLDERS.session}; see README.md for the formats that are read")
+
+
+wildcard_constraints:
+    series="[A-Za-z0-9_-]+",
+
+
+RESULTS = FOLDERS.prefix()
+OF_SERIES = f"{RESULTS}{{series}}/"
+SUMMARY_HTML = f"{RESULTS}summary.html"
+SUMMARY_TABLE = f"{RESULTS}summary.csv"
+SUMMARY_LOG = FOLDERS.relative(FOLDERS.results / LOG)
+
+FRAMES = f"{OF_SERIES}frames.ome.zarr/zarr.json"
+TRAJECTORY = f"{OF_SERIES}trajectory.parquet"
+DECAY = f"{OF_SERIES}decay.zarr/zarr.json"
+STATUS = f"{OF_SERIES}status.json"
+
+FLAGS = {stage: settings_flags(settings) for stage, settings in vars(SETTINGS).items()}
+CODE = {stage: code_hash(f"atomdiffuser.stages.{stage}") for stage in (*FLAGS, "summary")}
+RUN_COMMAND = run_command(FOLDERS)
+SUMMARY_COMMAND = summary_command(FOLDERS, FLAGS["report"])
+
+
+def raw_files(wildcards):
+    """Paths of a series' raw files as its job sees them."""
+    entry = SERIES[wildcards.series]
+    paths = (FOLDERS.relative(FOLDERS.session / source) for source in entry.sources)
+    return [f"./{path}" if path.startswith("-") else path for path in paths]
+
+
+def trackable_raw_files(wildcards):
+    """Those that Snakemake can list as inputs: it would take {braces} in a name for a wildcard."""
+    return [path for path in raw_files(wildcards) if "{" not in path]
+
+
+def names_of_series(wildcards):
+    """Arguments that say which series this is; a changed fingerprint means changed contents."""
+    entry = SERIES[wildcards.series]
+    arguments = {"--series-id": entry.series_id, "--name": entry.name}
+    if entry.signal is not None:
+        arguments["--signal"] = str(entry.signal)
+    if entry.overrides:
+        arguments["--overrides"] = json.dumps(entry.overrides, sort_keys=True, ensure_ascii=False)
+    if entry.fingerprint:
+        arguments["--fingerprint"] = entry.fingerprint
+    return [text for pair in arguments.items() for text in pair]
+
+
+def names_of_report(wildcards):
+    """Arguments that say which series the page is about."""
+    entry = SERIES[wildcards.series]
+    return ["--series-id", entry.series_id, "--name", entry.name]
+
+
+def gpus(stage):
+    """GPUs that a job of this stage takes: with the profile's `gpu: 1`, one job at a time."""
+    device = getattr(SETTINGS, stage).device
+    return int(device == "cuda" or (device == "auto" and shutil.which("nvidia-smi") is not None))
+
+
+def up_to(threads):
+    """Threads of a job, leaving half of the cores to other series."""
+    return max(1, min(threads, workflow.cores // 2))
+
+
+# A job finds this checkout's package also in a conda environment, for which Snakemake unsets PYTHONPATH, and without
+# one the same Python that runs Snakemake.
+prepare = f"set -euo pipefail; export PYTHONPATH={shlex.quote(workflow.basedir)}; "
+if "conda" not in {str(m) for m in workflow.deployment_settings.deployment_method}:
+    prepare += f"export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH; "
+shell.prefix(prepare.replace("{", "{{").replace("}", "}}"))
+
+
+onsuccess:
+    print(closing_text(FOLDERS, ENTRIES), file=sys.stderr)
+
+
+onerror:
+    # The rule `summary` waits for every series; the page must show those that failed. It is made again by the rule as
+    # soon as they succeed, because their reports are newer then, or when they are gone, because the list is newer.
+    subprocess.run(
+        SUMMARY_COMMAND, cwd=FOLDERS.working, check=False, env={**os.environ, "PYTHONPATH": workflow.basedir}
+    )
+    print(closing_text(FOLDERS, ENTRIES), file=sys.stderr)

@@ -1,0 +1,29 @@
+# Frames and trajectory → intensity and contrast maps.
+
+
+rule decay:
+    input:
+        frames=FRAMES,
+        trajectory=TRAJECTORY,
+    output:
+        decay=DECAY,
+    log:
+        f"{OF_SERIES}logs/decay.log",
+    benchmark:
+        f"{OF_SERIES}benchmarks/decay.tsv"
+    conda:
+        "../../envs/torch.yaml"
+    threads: up_to(4)
+    resources:
+        mem_mb=8000,
+        runtime=240,
+        gpu=gpus("decay"),
+    params:
+        settings=FLAGS["decay"],
+        status=STATUS,
+        code=CODE["decay"],
+    message:
+        "{wildcards.series}: mapping the decay"
+    shell:
+        "python -m atomdiffuser decay {input.frames:q} {input.trajectory:q} {output.decay:q} {params.settings:q}"
+        " --threads {threads} --status {params.status:q} --log {log:q}"

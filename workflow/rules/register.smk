@@ -1,0 +1,29 @@
+# Frames → drift of every pair and one trajectory.
+
+
+rule register:
+    input:
+        frames=FRAMES,
+    output:
+        pairs=f"{OF_SERIES}pairs.parquet",
+        trajectory=TRAJECTORY,
+    log:
+        f"{OF_SERIES}logs/register.log",
+    benchmark:
+        f"{OF_SERIES}benchmarks/register.tsv"
+    conda:
+        "../../envs/torch.yaml"
+    threads: up_to(4)
+    resources:
+        mem_mb=8000,
+        runtime=240,
+        gpu=gpus("register"),
+    params:
+        settings=FLAGS["register"],
+        status=STATUS,
+        code=CODE["register"],
+    message:
+        "{wildcards.series}: measuring the drift"
+    shell:
+        "python -m atomdiffuser register {input.frames:q} {output.pairs:q} {output.trajectory:q} {params.settings:q}"
+        " --threads {threads} --status {params.status:q} --log {log:q}"

@@ -1,0 +1,41 @@
+# All results of one series → a page to read. Also writes status.json; that is no output, because Snakemake would delete
+# it together with the outputs of a failed job, and it is then that it matters.
+
+
+rule report_series:
+    input:
+        frames=rules.convert.output,
+        pairs=rules.register.output,
+        decay=rules.decay.output,
+        damage=rules.damage.output,
+        aligned=rules.align.output,
+    output:
+        html=report(
+            f"{OF_SERIES}report.html",
+            caption="../report/series.rst",
+            category="Series",
+            labels={"series": "{series}"},
+        ),
+    log:
+        f"{OF_SERIES}logs/report.log",
+    benchmark:
+        f"{OF_SERIES}benchmarks/report.tsv"
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        folder=lambda wildcards, output: os.path.dirname(output.html),
+        names=names_of_report,
+        # a function of `input`, which Snakemake does not record: another path to the session changes no result
+        command=lambda wildcards, input: RUN_COMMAND,
+        settings=FLAGS["report"],
+        status=STATUS,
+        code=CODE["report"],
+    message:
+        "{wildcards.series}: writing the report"
+    shell:
+        "python -m atomdiffuser report {params.folder:q} {output.html:q} {params.names:q} --command {params.command:q}"
+        " {params.settings:q} --threads {threads} --status {params.status:q} --log {log:q}"

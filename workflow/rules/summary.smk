@@ -1,0 +1,29 @@
+# All series → one page and one table. The list of series is an input: one that came, went or is skipped changes it.
+
+
+rule summary:
+    input:
+        reports=expand(rules.report_series.output.html, series=SERIES),
+        entries=FOLDERS.relative(SERIES_LIST),
+    output:
+        html=report(SUMMARY_HTML, caption="../report/summary.rst", category="Session"),
+        table=SUMMARY_TABLE,
+    log:
+        SUMMARY_LOG,
+    benchmark:
+        SUMMARY_LOG.replace(".log", ".tsv")
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        folder=lambda wildcards, output: os.path.dirname(output.html) or ".",
+        settings=FLAGS["report"],
+        code=CODE["summary"],
+    message:
+        f"Summarising {len(SERIES)} series"
+    shell:
+        "python -m atomdiffuser summary {params.folder:q} {input.entries:q} {output.html:q} {output.table:q}"
+        " {params.settings:q} --threads {threads} --log {log:q}"
