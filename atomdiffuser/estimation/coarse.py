@@ -1,0 +1,97 @@
+"""First guesses of a translation: peaks of the normalised cross-correlation, lattice alternatives included."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+MIN_OVERLAP = 0.2
+MAX_PEAKS = 256
+SHORT_SHIFT_SLACK = 0.1
+
+
+def correlation_peaks(
+    reference: Tensor, moving: Tensor, *, max_shift_px: float, count: int, separation_px: float
+) -> tuple[Tensor, Tensor]:
+    """The best shifts between band-passed frames.
+
+    Parameters
+    ----------
+    reference, moving
+        (n, Y, X), local mean removed; invalid pixels zero.
+    max_shift_px
+        Longest shift considered [px].
+    count
+        Peaks per pair.
+    separation_px
+        Two peaks lie at least this far apart [px].
+
+    Returns
+    -------
+    shifts
+        (n, count, 2) float64, where a reference point lies in the moving frame, (y, x) [px].
+    correlation
+        (n, count), normalised over the overlap, −1…1, best first; −inf where there are fewer peaks.
+    """
+    n, height, width = reference.shape
+    size = (2 * height, 2 * width)
+    spectrum = lambda image: torch.fft.rfft2(image, s=size)
+    ones = torch.ones(1, height, width, device=reference.device)
+    f_ref, f_mov, f_one = spectrum(reference), spectrum(moving), spectrum(ones)
+    back = lambda product: torch.fft.irfft2(product, s=size)
+    cross = back(f_ref.conj() * f_mov)  # at lag d: Σ ref(q)·mov(q + d)
+    energy_ref = back(spectrum(reference**2).conj() * f_one)
+    energy_mov = back(f_one.conj() * spectrum(moving**2))
+    overlap = back(f_one.conj() * f_one)
+    scale = (energy_ref.clamp_min(0) * energy_mov.clamp_min(0)).sqrt()
+    tiny = 1e-6 * scale.amax((-2, -1), keepdim=True) + 1e-30
+    correlation = cross / scale.clamp_min(tiny)
+    dy = torch.fft.fftfreq(size[0], 1 / size[0], device=reference.device)
+    dx = torch.fft.fftfreq(size[1], 1 / size[1], device=reference.device)
+    allowed = (torch.hypot(dy[:, None], dx[None, :]) <= max_shift_px) & (overlap[0] >= MIN_OVERLAP * height * width)
+    correlation = torch.where(allowed, correlation, torch.full_like(correlation, -torch.inf))
+    correlation = torch.fft.fftshift(correlation, dim=(-2, -1))
+    return _separated_maxima(correlation, (height, width), count, separation_px)
+
+
+def _separated_maxima(surface: Tensor, zero: tuple[int, int], count: int, separation_px: float) -> tuple[Tensor, Tensor]:
+    """Peaks ranked by their interpolated height: on a lattice the heights differ by less than the pixel grid takes away."""
+    reach = max(1, int(separation_px / 2))
+    padded = F.pad(surface[:, None], (reach,) * 4, value=-torch.inf)
+    is_peak = F.max_pool2d(padded, 2 * reach + 1, stride=1)[:, 0] == surface
+    peaks = torch.where(is_peak, surface, torch.full_like(surface, -torch.inf)).flatten(1)
+    value, index = peaks.topk(min(MAX_PEAKS, peaks.shape[1]), dim=1)
+    height, offset = _interpolated_height(surface, index)
+    height = torch.where(torch.isfinite(value), height, value)
+    width = surface.shape[-1]
+    shifts = torch.stack([index // width - zero[0], index % width - zero[1]], dim=-1).double() + offset
+    chosen = _best_and_shortest(height, shifts.norm(dim=-1), count)
+    return shifts.gather(1, chosen[..., None].expand(-1, -1, 2)), height.gather(1, chosen)
+
+
+def _best_and_shortest(height: Tensor, length: Tensor, count: int) -> Tensor:
+    """Indices (n, count): the highest peaks, and among them always the two of shortest shift that are nearly as high."""
+    near = torch.where(height > height[:, :1].amax(1, keepdim=True) - SHORT_SHIFT_SLACK, length, torch.inf)
+    shortest = near.argsort(dim=1)[:, :2]
+    priority = height.clone()
+    priority.scatter_(1, shortest, torch.where(torch.isfinite(near.gather(1, shortest)), 2.0, -torch.inf).to(height))
+    best = priority.topk(count, dim=1).indices
+    order = height.gather(1, best).argsort(dim=1, descending=True)
+    return best.gather(1, order)
+
+
+def _interpolated_height(surface: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Top of the parabola through each peak and its neighbours along y and x: height (n, k) and offset (n, k, 2) [px]."""
+    rows, width = torch.arange(surface.shape[0], device=surface.device)[:, None], surface.shape[-1]
+    y, x = index // width, index % width
+    at = lambda dy, dx: surface[rows, (y + dy).clamp(0, surface.shape[1] - 1), (x + dx).clamp(0, width - 1)]
+    centre, height, offsets = at(0, 0), at(0, 0), []
+    for dy, dx in ((1, 0), (0, 1)):
+        before, after = at(-dy, -dx), at(dy, dx)
+        curvature = before - 2 * centre + after
+        usable = torch.isfinite(curvature) & (curvature < 0)
+        offset = torch.where(usable, (before - after) / (2 * torch.where(usable, curvature, -1.0)), 0.0).clamp(-0.5, 0.5)
+        height = height - torch.where(usable, (before - after) * offset / 4, 0.0)
+        offsets.append(offset)
+    return height, torch.stack(offsets, dim=-1).double()

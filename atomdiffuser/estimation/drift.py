@@ -1,0 +1,171 @@
+"""Drift of a whole series: neighbours first, far pairs from their chain, one trajectory over all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from atomdiffuser import geometry
+from atomdiffuser.config import RegisterSettings
+from atomdiffuser.estimation.frame_source import FrameSource
+from atomdiffuser.estimation.register import CANDIDATES, FitOptions, PairRegistration, register_from, register_unknown
+from atomdiffuser.pairs import choose_pairs
+from atomdiffuser.trajectory import Trajectory, solve_trajectory
+
+CLEAR_HOP_PROBABILITY = 1e-4
+
+
+@dataclass(frozen=True)
+class DriftEstimate:
+    """Pairs, in the order of `pairs` (m, 2), and the trajectory they give.
+
+    `frame_reason` says for each frame why it has no place in the trajectory; empty when it has.
+    """
+
+    pairs: np.ndarray
+    registration: PairRegistration
+    trajectory: Trajectory
+    reference_frame: int
+    frame_reason: list[str]
+
+
+def estimate_drift(
+    source: FrameSource, settings: RegisterSettings, progress: Callable[[int, int], None] | None = None
+) -> DriftEstimate:
+    """Register the pairs of a series and reconcile them.
+
+    `progress(done, total)` is called as pairs are finished.
+    """
+    options = FitOptions(
+        noise=source.noise, scales=source.scales, field_nodes=settings.field_nodes,
+        max_iterations=settings.max_iterations, tolerance_px=settings.tolerance_px,
+        max_shift_px=settings.max_drift_fraction * min(source.shape),
+    )
+    neighbours, others = choose_pairs(source.usable, settings.lags)
+    report = _Counter(progress, len(neighbours) + len(others))
+    near = _register_neighbours(source, neighbours, options, report)
+    chain = _chain(source.n_frames, neighbours, near)
+    start = torch.stack([_between(chain, i, j) for i, j in others]) if others else geometry.identity(0)
+
+    def fit_far(part: slice, reference, moving) -> PairRegistration:
+        report.add(part.stop - part.start)
+        return register_from(reference, moving, start[part], options)
+
+    far = source.in_batches(others, fit_far)
+    registration = _join([near, *far])
+    pairs = np.array(neighbours + others, dtype=int).reshape(-1, 2)
+    origin = source.usable[0] if source.usable else 0
+    valid = registration.valid.numpy()
+    solved = solve_trajectory(
+        source.n_frames, pairs[valid], registration.moving_from_reference[valid], registration.motion_covariance[valid],
+        shape=source.shape, origin=origin,
+    )
+    trajectory, registration = _judge_pairs(solved, registration, pairs, valid)
+    return DriftEstimate(pairs, registration, trajectory, origin, _frame_reasons(source, trajectory, registration, pairs))
+
+
+def _register_neighbours(source, neighbours, options, report) -> PairRegistration:
+    """First without any expectation; all but the clear pairs again, expecting the drift that the clear ones show.
+
+    Where no pair is clear (a perfect lattice), the shorter drift is taken and the pair keeps its high hop probability.
+    """
+    batch = max(1, source.batch // CANDIDATES)
+
+    def fit(scale: float | None) -> Callable:
+        def run(part: slice, reference, moving) -> PairRegistration:
+            report.add(part.stop - part.start if scale is None else 0)
+            return register_unknown(reference, moving, options, drift_scale_px=scale)
+
+        return run
+
+    first = _join(source.in_batches(neighbours, fit(None), batch))
+    doubtful = (first.hop_probability > CLEAR_HOP_PROBABILITY) & first.valid
+    if not bool(doubtful.any()):
+        return first
+    clear = first.valid & ~doubtful
+    period = options.scales.period_px or 4 * options.scales.base_px
+    drift = geometry.drift_at_centre(first.moving_from_reference, source.shape).norm(dim=-1)
+    scale = max(1.0, 1.5 * float(drift[clear].median())) if bool(clear.any()) else period / 4
+    again = np.flatnonzero(doubtful.numpy())
+    second = _join(source.in_batches([neighbours[m] for m in again], fit(scale), batch))
+    if not bool(clear.any()):
+        second = _with(second, hop_probability=first.hop_probability[torch.as_tensor(again)])
+    return _replace(first, again, second)
+
+
+def _chain(n_frames: int, neighbours: list[tuple[int, int]], near: PairRegistration) -> Tensor:
+    """Frame from first usable frame, (t, 3, 3), by composing neighbours; a failed neighbour counts as no motion."""
+    frames = geometry.identity(n_frames)
+    for m, (i, j) in enumerate(neighbours):
+        frames[j] = near.moving_from_reference[m] @ frames[i] if bool(near.valid[m]) else frames[i]
+    return frames
+
+
+def _between(chain: Tensor, i: int, j: int) -> Tensor:
+    return chain[j] @ geometry.invert(chain[i])
+
+
+def _judge_pairs(solved: Trajectory, registration: PairRegistration, pairs: np.ndarray, valid: np.ndarray):
+    """Mark the pairs that the trajectory rejected, and spread its residuals over all pairs."""
+    residual = np.full(len(pairs), np.nan)
+    residual[valid] = solved.pair_residual_px
+    accepted = valid.copy()
+    accepted[valid] = solved.pair_accepted
+    reason = list(registration.reason)
+    for m in np.flatnonzero(valid & ~accepted):
+        reason[m] = f"contradicts the other pairs by {residual[m]:.1f} px (lattice hop?)"
+    trajectory = Trajectory(
+        solved.frame_from_reference, solved.displacement_sigma_px, solved.closure_px, solved.connected, residual, accepted
+    )
+    return trajectory, _with(registration, valid=torch.as_tensor(accepted), reason=reason)
+
+
+def _frame_reasons(source: FrameSource, trajectory: Trajectory, registration: PairRegistration, pairs: np.ndarray) -> list[str]:
+    reasons = []
+    for k in range(source.n_frames):
+        if k in source.unusable:
+            reasons.append(source.unusable[k])
+        elif trajectory.connected[k]:
+            reasons.append("")
+        else:
+            touching = [registration.reason[m] for m in np.flatnonzero((pairs == k).any(axis=1)) if registration.reason[m]]
+            reasons.append("cannot be tied to the reference frame" + (f": {touching[0]}" if touching else ""))
+    return reasons
+
+
+def _join(parts: list[PairRegistration]) -> PairRegistration:
+    tensors = ("moving_from_reference", "motion_covariance", "displacement_sigma_px", "correlation", "hop_probability", "valid")
+    parts = [p for p in parts if len(p.reason)]
+    if not parts:
+        empty = torch.zeros(0, dtype=torch.float64)
+        return PairRegistration(geometry.identity(0), empty.reshape(0, 6, 6), empty, empty, empty, empty.bool(), [])
+    joined = {f: torch.cat([getattr(p, f) for p in parts]).cpu() for f in tensors}
+    return PairRegistration(**joined, reason=[r for p in parts for r in p.reason])
+
+
+def _replace(first: PairRegistration, at: np.ndarray, second: PairRegistration) -> PairRegistration:
+    joined = _join([first, second])
+    order = np.arange(len(first.reason))
+    order[at] = len(first.reason) + np.arange(len(at))
+    return _with(joined, **{
+        f: getattr(joined, f)[torch.as_tensor(order)]
+        for f in ("moving_from_reference", "motion_covariance", "displacement_sigma_px", "correlation", "hop_probability", "valid")
+    }, reason=[joined.reason[k] for k in order])
+
+
+def _with(registration: PairRegistration, **changes) -> PairRegistration:
+    return PairRegistration(**{**registration.__dict__, **changes})
+
+
+class _Counter:
+    def __init__(self, progress: Callable[[int, int], None] | None, total: int):
+        self.progress, self.total, self.done = progress, total, 0
+
+    def add(self, n: int) -> None:
+        self.done += n
+        if self.progress:
+            self.progress(self.done, self.total)

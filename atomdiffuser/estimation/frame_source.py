@@ -1,0 +1,104 @@
+"""Frames of a series on the device, one at a time or in batches, with a bounded cache of prepared ones."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from atomdiffuser.estimation.noise import NoiseModel, estimate_noise
+from atomdiffuser.estimation.prepare import PreparedFrames, prepare_frames
+from atomdiffuser.estimation.spectrum import ImageScales, measure_scales
+from atomdiffuser.series import FrameSeries
+
+SAMPLE_FRAMES = 8
+CPU_BATCH_PX = 8 * 256 * 256
+GPU_BYTES_PER_PX = 400  # images of one pair in flight during a fit
+
+
+def choose_device(name: str) -> torch.device:
+    """The device for "auto", "cpu" or "cuda"; "cuda" without a GPU raises ValueError."""
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise ValueError("device is 'cuda', but no CUDA GPU is visible; use 'auto' or 'cpu'")
+    return torch.device("cuda" if available and name in ("auto", "cuda") else "cpu")
+
+
+class FrameSource:
+    """Hands out frames as float32 counts above the dark level, and remembers what was measured of the whole series."""
+
+    def __init__(self, series: FrameSeries, device: torch.device, *, dark_level: float = 0.0, gain_e: float | None = None):
+        self.series, self.device, self.dark_level = series, device, dark_level
+        self.n_frames, self.shape = series.n_frames, series.frame_shape
+        self.unusable = self._find_unusable()
+        self.usable = [k for k in range(self.n_frames) if k not in self.unusable]
+        self.noise, self.scales = self._measure(gain_e)
+        self.batch = self._batch_size()
+        self._cache: OrderedDict[int, PreparedFrames] = OrderedDict()
+
+    def raw(self, index: int) -> Tensor:
+        """Frame (1, Y, X) float32, counts above the dark level; not-a-number pixels become the frame's mean."""
+        frame = np.asarray(self.series.frames[index], dtype=np.float32) - np.float32(self.dark_level)
+        bad = ~np.isfinite(frame)
+        if bad.any():
+            frame[bad] = frame[~bad].mean() if not bad.all() else 0.0
+        return torch.from_numpy(np.ascontiguousarray(frame))[None].to(self.device)
+
+    def prepared(self, indices: Sequence[int]) -> PreparedFrames:
+        """Prepared frames, cached up to about two batches' worth."""
+        parts = []
+        for k in indices:
+            if k not in self._cache:
+                self._cache[k] = prepare_frames(self.raw(k), self.scales)
+                while len(self._cache) > 2 * self.batch + 2:
+                    self._cache.popitem(last=False)
+            self._cache.move_to_end(k)
+            parts.append(self._cache[k])
+        return PreparedFrames.join(parts)
+
+    def in_batches(self, pairs: Sequence[tuple[int, int]], run: Callable, batch: int | None = None) -> list:
+        """`run(slice_of_pairs, reference frames, moving frames)` for each batch of pairs, in order."""
+        size = batch or self.batch
+        results = []
+        for at in range(0, len(pairs), size):
+            part = pairs[at : at + size]
+            results.append(run(slice(at, at + len(part)), self.prepared([i for i, _ in part]), self.prepared([j for _, j in part])))
+        return results
+
+    def _find_unusable(self) -> dict[int, str]:
+        reasons = {k: "excluded in session.yaml" for k in self.series.excluded}
+        for k in range(self.n_frames):
+            if k not in reasons and (reason := _blank(np.asarray(self.series.frames[k]))):
+                reasons[k] = reason
+        return reasons
+
+    def _measure(self, gain_e: float | None) -> tuple[NoiseModel, ImageScales]:
+        if not self.usable:
+            return NoiseModel.poisson(1.0), ImageScales(1.0, 4.0, None)
+        count = min(SAMPLE_FRAMES, len(self.usable))
+        chosen = sorted({self.usable[round(i * (len(self.usable) - 1) / max(count - 1, 1))] for i in range(count)})
+        frames = torch.cat([self.raw(k) for k in chosen])
+        noise = NoiseModel.poisson(gain_e) if gain_e else estimate_noise(frames)
+        return noise, measure_scales(frames)
+
+    def _batch_size(self) -> int:
+        pixels = self.shape[0] * self.shape[1]
+        if self.device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(self.device)
+            return max(1, int(0.5 * free / (GPU_BYTES_PER_PX * pixels)))
+        return max(1, CPU_BATCH_PX // pixels)
+
+
+def _blank(frame: np.ndarray) -> str:
+    """Why a frame shows nothing; empty when it does."""
+    finite = np.isfinite(frame) if frame.dtype.kind == "f" else None
+    if finite is not None and not finite.any():
+        return "no finite pixel"
+    values = frame if finite is None else frame[finite]
+    low, high = values.min(), values.max()
+    if low == high:
+        return f"blank: every pixel is {low}"
+    return ""

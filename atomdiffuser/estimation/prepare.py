@@ -1,0 +1,76 @@
+"""Frames made ready for the fit: matched-filtered, split into base and lattice, with their spline coefficients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from atomdiffuser.estimation.noise import NoiseModel
+from atomdiffuser.estimation.spectrum import ImageScales
+from atomdiffuser.interpolation import chain_kernels, filter_separable, gaussian_kernel, smooth, spline_prefilter_kernel
+
+
+@dataclass(frozen=True)
+class PreparedFrames:
+    """A batch of n frames, each field (n, Y, X) float32 on one device, counts above the dark level.
+
+    Attributes
+    ----------
+    coefficients
+        Cubic B-spline coefficients of the matched-filtered frame.
+    base
+        Local mean of the raw frame.
+    lattice
+        Matched-filtered frame less `base`.
+    """
+
+    coefficients: Tensor
+    base: Tensor
+    lattice: Tensor
+
+    def __len__(self) -> int:
+        return self.base.shape[0]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.base.shape[-2], self.base.shape[-1]
+
+    def select(self, index: Tensor | list[int]) -> PreparedFrames:
+        """Frames at `index`, repeated as listed."""
+        index = torch.as_tensor(index, device=self.base.device)
+        return PreparedFrames(*(getattr(self, f)[index] for f in ("coefficients", "base", "lattice")))
+
+    @staticmethod
+    def join(parts: list[PreparedFrames]) -> PreparedFrames:
+        """Concatenate batches."""
+        return PreparedFrames(*(torch.cat([getattr(p, f) for p in parts]) for f in ("coefficients", "base", "lattice")))
+
+
+def prepare_frames(frames: Tensor, scales: ImageScales) -> PreparedFrames:
+    """Prepare raw frames (n, Y, X) float32 [counts above the dark level]."""
+    kernel = gaussian_kernel(scales.filter_px)
+    with_prefilter = _coefficient_kernel(scales.filter_px)
+    base = smooth(frames, scales.base_px)
+    return PreparedFrames(
+        coefficients=filter_separable(frames, with_prefilter, with_prefilter),
+        base=base,
+        lattice=filter_separable(frames, kernel, kernel) - base,
+    )
+
+
+def usable_margin_px(scales: ImageScales) -> float:
+    """Width of the frame's rim that mirrored edges spoil for the fit [px]."""
+    return 2 * scales.filter_px + 3
+
+
+def noise_of(base: Tensor, noise: NoiseModel) -> Tensor:
+    """Variance of a raw pixel where the local mean is `base` [counts²]."""
+    return noise.variance(base.clamp_min(0))
+
+
+@lru_cache
+def _coefficient_kernel(filter_px: float) -> Tensor:
+    return chain_kernels(gaussian_kernel(filter_px), spline_prefilter_kernel())

@@ -1,0 +1,152 @@
+"""Registration of pairs: coarse start, lattice alternatives, joint fit, verdict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from atomdiffuser import geometry
+from atomdiffuser.estimation.alternatives import hop_probability, log_odds_against
+from atomdiffuser.estimation.coarse import correlation_peaks
+from atomdiffuser.estimation.joint_fit import PairFit, fit_pairs
+from atomdiffuser.estimation.noise import NoiseModel
+from atomdiffuser.estimation.prepare import PreparedFrames, usable_margin_px
+from atomdiffuser.estimation.spectrum import ImageScales
+
+CANDIDATES = 6
+CORRELATION_SLACK = 0.25  # a peak this much lower than the best is not a lattice alternative
+MIN_CORRELATION_SIGMAS = 5.0
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """What a fit needs besides the frames; see RegisterSettings for the meaning of each."""
+
+    noise: NoiseModel
+    scales: ImageScales
+    field_nodes: int = 5
+    max_iterations: int = 30
+    tolerance_px: float = 1e-3
+    max_shift_px: float = 64.0
+
+    def fit(self, reference: PreparedFrames, moving: PreparedFrames, start: Tensor) -> PairFit:
+        return fit_pairs(
+            reference, moving, start, noise=self.noise, filter_px=self.scales.filter_px,
+            margin_px=usable_margin_px(self.scales), nodes=self.field_nodes, max_iterations=self.max_iterations,
+            tolerance_px=self.tolerance_px,
+        )
+
+
+@dataclass(frozen=True)
+class PairRegistration:
+    """Drift of n pairs.
+
+    Attributes
+    ----------
+    moving_from_reference
+        (n, 3, 3) float64.
+    motion_covariance
+        (n, 6, 6) of the six numbers of a motion appended on the reference side.
+    displacement_sigma_px
+        (n,) 1 σ, RMS over the frame [px].
+    correlation
+        (n,) of the aligned lattices.
+    hop_probability
+        (n,) that a lattice-equivalent registration is the right one; NaN where no alternative was tried.
+    valid
+        (n,) bool.
+    reason
+        Why a pair is invalid; empty when valid.
+    """
+
+    moving_from_reference: Tensor
+    motion_covariance: Tensor
+    displacement_sigma_px: Tensor
+    correlation: Tensor
+    hop_probability: Tensor
+    valid: Tensor
+    reason: list[str]
+
+    def affine_covariance(self) -> Tensor:
+        """(n, 6, 6) of the six numbers of moving_from_reference."""
+        linear = self.moving_from_reference[:, :2, :2].contiguous()
+        lift = torch.stack([torch.kron(a, torch.eye(3, dtype=a.dtype, device=a.device)) for a in linear])
+        return lift @ self.motion_covariance @ lift.mT
+
+
+def register_unknown(
+    reference: PreparedFrames, moving: PreparedFrames, options: FitOptions, *, drift_scale_px: float | None = None
+) -> PairRegistration:
+    """Register pairs of which nothing is known: correlation peaks, a fit from each, the likeliest wins.
+
+    `drift_scale_px` is the typical drift between the frames where it is known; among fits that the images cannot tell apart
+    it favours the shorter drift.
+    """
+    period = options.scales.period_px or 4 * options.scales.base_px
+    shifts, peak = correlation_peaks(
+        reference.lattice, moving.lattice, max_shift_px=options.max_shift_px, count=CANDIDATES,
+        separation_px=max(3.0, 0.4 * period),
+    )
+    peak[peak < peak[:, :1] - CORRELATION_SLACK] = -torch.inf
+    n = len(reference)
+    plausible = torch.isfinite(peak)
+    count = max(1, int(plausible.sum(1).max()))
+    plausible, shifts = plausible[:, :count], shifts[:, :count]
+    shifts = torch.where(plausible[..., None], shifts, shifts[:, :1])
+    repeat = torch.arange(n, device=peak.device).repeat_interleave(count)
+    fits = options.fit(reference.select(repeat), moving.select(repeat), geometry.translation(shifts.flatten(0, 1)))
+    odds = torch.where(plausible, log_odds_against(fits, count, options.scales.filter_px), -torch.inf)
+    if drift_scale_px is not None:
+        centre_shift = geometry.drift_at_centre(fits.moving_from_reference, reference.shape).unflatten(0, (n, count))
+        odds = odds - centre_shift.square().sum(-1) / (2 * drift_scale_px**2)
+    distinct = _merge_equal(odds, fits.moving_from_reference.unflatten(0, (n, count)), reference.shape, 0.25 * period)
+    chosen = distinct.argmax(1)
+    rows = torch.arange(n, device=chosen.device)
+    return _verdict(fits, rows * count + chosen, hop_probability(distinct, chosen), options, reference.shape)
+
+
+def register_from(reference: PreparedFrames, moving: PreparedFrames, start: Tensor, options: FitOptions) -> PairRegistration:
+    """Register pairs from known starting affines (n, 3, 3)."""
+    fits = options.fit(reference, moving, start)
+    every = torch.arange(len(reference), device=fits.overlap.device)
+    return _verdict(fits, every, torch.full_like(fits.overlap, torch.nan), options, reference.shape)
+
+
+def _merge_equal(odds: Tensor, affines: Tensor, shape: tuple[int, int], distance_px: float) -> Tensor:
+    """Candidates that converged to the same registration count once: the later ones get −inf."""
+    odds = odds.clone()
+    order = odds.argsort(dim=1, descending=True)
+    odds_sorted, sorted_affines = odds.gather(1, order), affines[torch.arange(len(odds), device=odds.device)[:, None], order]
+    for later in range(1, odds.shape[1]):
+        apart = geometry.displacement_rms_px(sorted_affines[:, :later], sorted_affines[:, later : later + 1], shape)
+        duplicate = ((apart < distance_px) & torch.isfinite(odds_sorted[:, :later])).any(1)
+        odds_sorted[duplicate, later] = -torch.inf
+    return odds.scatter(1, order, odds_sorted)
+
+
+def _verdict(
+    fits: PairFit, index: Tensor, hops: Tensor, options: FitOptions, shape: tuple[int, int]
+) -> PairRegistration:
+    affine, covariance = fits.moving_from_reference[index], fits.covariance[index]
+    sigma = geometry.displacement_sigma_px(covariance, shape)
+    sigma = torch.where(torch.isfinite(sigma), sigma, torch.inf)
+    correlation, overlap, converged = fits.correlation[index], fits.overlap[index], fits.converged[index]
+    independent = overlap * shape[0] * shape[1] / (4 * torch.pi * options.scales.filter_px**2 + 1)
+    limit = options.scales.period_px / 4 if options.scales.period_px else max(1.0, 2 * options.scales.filter_px)
+    reasons = []
+    for k in range(len(index)):
+        if overlap[k] < 0.1:
+            reason = f"frames share only {100 * float(overlap[k]):.0f} % of the field"
+        elif not correlation[k] * independent[k].sqrt() > MIN_CORRELATION_SIGMAS:
+            reason = "no common structure above the noise"
+        elif not sigma[k] < limit:
+            reason = "too little structure to fix the drift"
+        elif not converged[k]:
+            reason = f"fit did not converge in {options.max_iterations} steps"
+        else:
+            reason = ""
+        reasons.append(reason)
+    valid = torch.tensor([not r for r in reasons], dtype=torch.bool, device=sigma.device)
+    return PairRegistration(affine, covariance, sigma, correlation, hops, valid, reasons)
