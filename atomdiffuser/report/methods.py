@@ -1,0 +1,175 @@
+"""Acquisition table with the source of each value, methods paragraph and citations."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from atomdiffuser._version import __version__
+from atomdiffuser.report.facts import SeriesFacts
+from atomdiffuser.report.formatting import duration, integer, known, number, plural
+from atomdiffuser.series import FrameSeries
+
+UNKNOWN_SOURCE = "unknown"
+MISSING_LINES = {
+    "probe_current_pA": ("beam current", "probe_current_pA: 30        # your value, in pA"),
+    "dwell_s": ("dwell time", "dwell_s: 8.0e-6             # your value, in seconds per pixel"),
+    "pixel_size_nm": ("pixel size", "pixel_size_nm: 0.02         # your value, in nm per pixel"),
+}
+
+CITATIONS = (
+    "Method: AtomDiffuser: Time-Aware Degradation Modeling for Drift and Beam Damage in STEM Imaging. arXiv:2508.10359 (2025).",
+    "HyperSpy: F. de la Peña et al., doi:10.5281/zenodo.592838.",
+    "RosettaSciIO: the HyperSpy developers, github.com/hyperspy/rosettasciio.",
+    "Snakemake: F. Mölder et al., F1000Research 10, 33 (2021), doi:10.12688/f1000research.29032.2.",
+    "Zarr: A. Miles et al., doi:10.5281/zenodo.3773450; OME-Zarr: J. Moore et al., Histochem. Cell Biol. 160, 223 (2023), "
+    "doi:10.1007/s00418-023-02209-1.",
+    "Colour map vik: F. Crameri, doi:10.5281/zenodo.1243862.",
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the acquisition table: label, value as text, and where the value comes from."""
+
+    label: str
+    value: str
+    source: str
+
+
+def acquisition_rows(series: FrameSeries, facts: SeriesFacts) -> list[Row]:
+    """Every acquisition value a damage report must contain, the unknown ones included."""
+    a = series.acquisition
+    height, width = series.frame_shape
+
+    def row(label: str, field: str, text: str | None) -> Row:
+        if text is None:
+            return Row(label, "unknown", UNKNOWN_SOURCE)
+        return Row(label, text, str(a.sources.get(field, "not recorded")))
+
+    def with_unit(value: float | None, unit: str, factor: float = 1.0) -> str | None:
+        return None if value is None else f"{number(value * factor, 4)} {unit}"
+
+    pixel = None
+    if a.pixel_size_nm is not None:
+        pixel = " × ".join(number(p, 4) for p in a.pixel_size_nm) + " nm (y × x)"
+        if np.isclose(*a.pixel_size_nm):
+            pixel = f"{number(a.pixel_size_nm[0], 4)} nm"
+    rows = [
+        row("beam energy", "beam_energy_kV", with_unit(a.beam_energy_kV, "kV")),
+        row("probe current", "probe_current_pA", with_unit(a.probe_current_pA, "pA")),
+        row("dwell time", "dwell_s", with_unit(a.dwell_s, "µs", 1e6)),
+        row("pixel size", "pixel_size_nm", pixel),
+        Row("frame size", f"{width} × {height} px (x × y)", "file"),
+        Row("frames", integer(series.n_frames), "file"),
+        row("frame time", "frame_time_s", with_unit(a.frame_time_s, "s")),
+        row("detector", "detector", a.detector),
+        row("instrument", "instrument", a.instrument),
+        row("scan rotation", "scan_rotation_deg", with_unit(a.scan_rotation_deg, "°")),
+        row("acquired", "acquired_at", a.acquired_at),
+        row("dark level", "dark_level", with_unit(a.dark_level, "counts")),
+        row("gain", "gain_e", with_unit(a.gain_e, "e⁻ per count")),
+    ]
+    per_frame = a.fluence_per_frame_e_per_A2
+    if per_frame is None:
+        missing = ", ".join(MISSING_LINES[m][0] for m in a.missing_for_fluence())
+        rows.append(Row("fluence per frame", "unknown", f"needs {missing}"))
+        return rows
+    rows.append(Row("fluence per frame", f"{number(per_frame)} e⁻/Å²", "computed: current × dwell ÷ pixel area"))
+    rows.append(Row("fluence, all frames", f"{number(per_frame * series.n_frames)} e⁻/Å²", "computed: recorded scans only"))
+    if a.frame_time_s:
+        rows.append(Row("mean flux", f"{number(per_frame / a.frame_time_s)} e⁻/Å²/s", "computed: fluence ÷ frame time"))
+    return rows
+
+
+def missing_note(series: FrameSeries) -> tuple[str, str] | None:
+    """What keeps fluence from being computed, and the lines for session.yaml; None when nothing does."""
+    missing = series.acquisition.missing_for_fluence()
+    if not missing:
+        return None
+    names = " and ".join(MISSING_LINES[m][0] for m in missing)
+    return names, "\n".join(MISSING_LINES[m][1] for m in missing)
+
+
+def acquisition_line(series: FrameSeries, facts: SeriesFacts) -> str:
+    """The one line under a page's title."""
+    a = series.acquisition
+    height, width = series.frame_shape
+    parts = [a.detector, f"{number(a.beam_energy_kV)} kV" if a.beam_energy_kV else None]
+    parts += [f"{number(a.probe_current_pA)} pA" if a.probe_current_pA else "beam current unknown"]
+    parts += [f"{number(a.dwell_s * 1e6)} µs dwell" if a.dwell_s else None]
+    frames = f"{plural(series.n_frames, 'frame')} of {width} × {height} px"
+    parts += [frames + (f" at {number(a.pixel_size_nm[1] * 1000)} pm" if a.pixel_size_nm else ", pixel size unknown")]
+    parts += [f"{number(a.frame_time_s)} s each" if a.frame_time_s else None]
+    parts += [a.acquired_at.replace("T", " ") if a.acquired_at else None]
+    return " · ".join(p for p in parts if p)
+
+
+def methods_paragraph(series: FrameSeries, facts: SeriesFacts, damage: pd.DataFrame, pairs: pd.DataFrame) -> str:
+    """Text for a paper's methods section, with this series' numbers."""
+    a = series.acquisition
+    text = [
+        f"Drift and beam damage of the STEM time series ({plural(series.n_frames, 'frame')} of "
+        f"{series.frame_shape[1]} × {series.frame_shape[0]} px"
+    ]
+    conditions = [
+        f"{number(a.beam_energy_kV)} kV" if a.beam_energy_kV else "",
+        f"probe current {number(a.probe_current_pA)} pA" if a.probe_current_pA else "",
+        f"dwell time {number(a.dwell_s * 1e6)} µs" if a.dwell_s else "",
+        f"pixel size {number(a.pixel_size_nm[1] * 1000)} pm" if a.pixel_size_nm else "",
+        f"total duration {duration(facts.duration_s)}" if known(facts.duration_s) else "",
+    ]
+    text[0] += "".join(f"; {c}" for c in conditions if c) + f") were separated with AtomDiffuser {__version__} [1]."
+    lags = ", ".join(str(lag) for lag in sorted(pairs["lag"].unique()))
+    if len(pairs):
+        text.append(
+            f"Pairs of frames at lags {lags} were registered by a full affine fitted jointly with smooth fields of intensity and "
+            f"contrast, and reconciled into one trajectory; {integer(facts.n_excluded)} of {plural(facts.n_frames, 'frame')} "
+            f"and {integer(facts.n_invalid_pairs)} of {plural(facts.n_pairs, 'pair')} were left out."
+        )
+    text.append(
+        "Decay maps give local mean signal (intensity) and lattice amplitude (contrast) as ratios to the reference frame "
+        f"(number {facts.reference_frame}); statistics were taken on the raw pixels, with regions moved onto each frame."
+    )
+    settings = damage.attrs.get("settings") or {}
+    samples = settings.get("bootstrap_samples") if isinstance(settings, dict) else None
+    bootstrap = f" ({integer(samples)} bootstrap samples)" if known(samples) else ""
+    abscissa = {"e_per_A2": "cumulative fluence", "s": "time", "frame": "frame number"}[facts.axis_unit]
+    text.append(
+        f"Loss against {abscissa} was fitted per region, the model chosen by AICc; intervals are 95 %{bootstrap}, and a critical "
+        f"value that the series does not reach is given as a lower bound."
+    )
+    if a.fluence_per_frame_e_per_A2 is not None:
+        text.append(
+            f"Fluence is probe current × dwell time ÷ pixel area, {number(a.fluence_per_frame_e_per_A2)} e⁻/Å² per frame; "
+            "exposure between frames is not counted."
+        )
+    else:
+        text.append("The fluence is unknown, so results are given against time or frame number.")
+    text.append("Raw files were read with RosettaSciIO and HyperSpy, stored as OME-Zarr and processed in a Snakemake workflow.")
+    return " ".join(text)
+
+
+def versions() -> list[tuple[str, str]]:
+    """Installed versions of what produced a page."""
+    found: list[tuple[str, str]] = [("atomdiffuser", __version__)]
+    for package in ("hyperspy", "rosettasciio", "zarr", "torch", "numpy", "scipy", "snakemake"):
+        try:
+            found.append((package, importlib.metadata.version(package)))
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def settings_rows(tables: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """(stage, setting, value) of every setting that the tables say they were made with."""
+    rows = []
+    for stage, attributes in tables.items():
+        settings = attributes.get("settings")
+        if isinstance(settings, dict):
+            rows += [(stage, str(key), ", ".join(map(str, v)) if isinstance(v, list) else str(v)) for key, v in settings.items()]
+    return rows

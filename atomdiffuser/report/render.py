@@ -1,0 +1,46 @@
+"""Jinja2 environment of the pages: autoescaping on, undefined names are errors, style and scripts inlined."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from atomdiffuser.report import formatting
+from atomdiffuser.report.formatting import known
+from atomdiffuser.report.payload import to_json
+
+
+def render(template: str, **context: Any) -> str:
+    """One page as text."""
+    return _environment().get_template(template).render(**context)
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    loader = jinja2.PackageLoader("atomdiffuser.report", "templates")
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+
+    def asset(name: str) -> Markup:
+        # the package's own style sheets and scripts: trusted text, nothing of the user's in it
+        return Markup(loader.get_source(environment, name)[0])
+
+    environment.globals.update(asset=asset, known=known)
+    environment.filters.update(
+        number=formatting.number, integer=formatting.integer, fixed=formatting.fixed, exact=exact, json=lambda v: Markup(to_json(v))
+    )
+    return environment
+
+
+def exact(value: Any) -> str:
+    """A table's value at full precision, for sorting, download and tests."""
+    if isinstance(value, bool) or value is None:
+        return str(value).lower() if value is not None else ""
+    try:
+        return repr(float(value))
+    except (TypeError, ValueError):
+        return str(value)
