@@ -1,5 +1,6 @@
 """Time series and pairs of frames with exact truth."""
 
+from atomdiffuser.simulation.pairs import PairBatch, PairRanges, simulate_pairs
 from atomdiffuser.simulation.series import (
     SimulatedFrame,
     SimulatedSeries,
@@ -8,4 +9,13 @@ from atomdiffuser.simulation.series import (
     simulate_series,
 )
 
-__all__ = ["SimulatedFrame", "SimulatedSeries", "SimulationOptions", "simulate_frames", "simulate_series"]
+__all__ = [
+    "PairBatch",
+    "PairRanges",
+    "SimulatedFrame",
+    "SimulatedSeries",
+    "SimulationOptions",
+    "simulate_frames",
+    "simulate_pairs",
+    "simulate_series",
+]

@@ -144,7 +144,11 @@ def crystals_in_pixels(names: list[str], pixel_size_nm: Tensor, blur_nm: Tensor 
 
 
 def random_crystals(
-    draws: Draws, *, period_px: tuple[float, float], relative_width: tuple[float, float], background: tuple[float, float]
+    draws: Draws,
+    *,
+    period_px: tuple[float, float],
+    relative_width: tuple[float, float],
+    background: tuple[float, float],
 ) -> CrystalBatch:
     """One of the five Bravais lattices per sample, with one to four random columns in its cell.
 
@@ -155,7 +159,10 @@ def random_crystals(
     a = draws.log_uniform("period", *period_px)
     ratio = draws.uniform("axial ratio", 1.0, 1.8)
     angle = torch.deg2rad(draws.uniform("angle", 62.0, 88.0))
-    right, sixty = torch.full((n,), torch.pi / 2, dtype=torch.float64), torch.full((n,), torch.pi / 3, dtype=torch.float64)
+    right, sixty = (
+        torch.full((n,), torch.pi / 2, dtype=torch.float64),
+        torch.full((n,), torch.pi / 3, dtype=torch.float64),
+    )
     one = torch.ones(n, dtype=torch.float64)
     b = a * torch.stack([ratio, ratio, one, one, one])[kind, torch.arange(n)]
     angle = torch.stack([angle, right, angle, right, sixty])[kind, torch.arange(n)]
@@ -171,7 +178,9 @@ def random_crystals(
 
 def _project(crystal: _Cubic) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Cell (2, 2), columns (c, 2) and weights (c,) of a cubic crystal along the axis across `up` and `right`."""
-    frame = np.stack([-np.array(crystal.up) / np.linalg.norm(crystal.up), np.array(crystal.right) / np.linalg.norm(crystal.right)])
+    frame = np.stack(
+        [-np.array(crystal.up) / np.linalg.norm(crystal.up), np.array(crystal.right) / np.linalg.norm(crystal.right)]
+    )
     steps = np.stack(np.meshgrid(*[np.arange(-2, 3)] * 3, indexing="ij"), -1).reshape(-1, 1, 3)
     lattice = ((steps + np.array(crystal.centring)).reshape(-1, 3) @ frame.T) * crystal.lattice_nm
     cell = _shortest_pair(lattice)

@@ -31,52 +31,63 @@ PERLIN_CELLS = 24
 
 @dataclass(frozen=True)
 class SensitivityField:
-    """ρ(q) = floor + Σ parts, each 0…1 times its weight; n of them.
+    """ρ(q) = floor + Σ parts, each 0…1 times its weight; n of them, each part for the samples that have it.
 
     Attributes
     ----------
     floor
         (n,) sensitivity everywhere.
-    holes
-        (n, h, 4): (y, x, weight, width) Gaussians; they join as 1 − Π(1 − weight·G), so ρ stays below 1.
-    noise_weight, noise_cell_px, octave_weight
-        (n,), (n, o), (n, o): gradient noise, its cell sizes and the share of each octave.
+    hole_rows, holes
+        (a,) samples and (a, h, 4): (y, x, weight, width) of Gaussians that join as 1 − Π(1 − weight·G), so below 1.
+    noise_rows, noise_cell_px, octave_weight
+        (b,) samples, (b, o) and (b, o): gradient noise, its cell sizes and the share of each octave.
     gradients
-        (n, o, cells, cells, 2) unit vectors at the nodes.
+        (b, o, cells, cells, 2) unit vectors at the nodes.
     jitter_px, jitter
-        (n,) and (n, j): scan-line displacement of the noise, by row of the specimen.
+        (b,) and (b, j): scan-line displacement of the noise, by row of the specimen.
     distortion
-        (n, 2, 4): per axis (amplitude [px], wave vector y, wave vector x, phase [turns]) of its long-range distortion.
-    front
-        (n, 5): (ny, nx, offset, depth, weight): exp(−distance behind the border / depth).
+        (b, 2, 4): per axis (amplitude [px], wave vector y, wave vector x, phase [turns]) of its long-range distortion.
+    front_rows, front
+        (c,) samples and (c, 4): (ny, nx, offset, depth): exp(−distance behind the border / depth).
     """
 
     floor: Tensor
+    hole_rows: Tensor
     holes: Tensor
-    noise_weight: Tensor
+    noise_rows: Tensor
     noise_cell_px: Tensor
     octave_weight: Tensor
     gradients: Tensor
     jitter_px: Tensor
     jitter: Tensor
     distortion: Tensor
+    front_rows: Tensor
     front: Tensor
 
     def at(self, points: Tensor) -> Tensor:
-        """ρ at points (n, y, x, 2); (n, y, x), between `floor` and floor + weights."""
-        value = self.floor.to(points)[:, None, None].expand(points.shape[:-1])
-        if self.holes.shape[1]:
-            intact = torch.ones_like(value)
-            for hole in self.holes.to(points).unbind(1):
-                y, x, weight, width = (v[:, None, None] for v in hole.unbind(-1))
-                squared = (points[..., 0] - y) ** 2 + (points[..., 1] - x) ** 2
-                intact = intact * (1 - weight * torch.exp(-squared / (2 * width**2)))
-            value = value + 1 - intact
-        if self.noise_cell_px.shape[1]:
-            value = value + self.noise_weight.to(points)[:, None, None] * self._noise(points)
-        ny, nx, offset, depth, weight = (v[:, None, None] for v in self.front.to(points).unbind(-1))
+        """ρ at points (n, y, x, 2); (n, y, x)."""
+        value = self.floor.to(points)[:, None, None].repeat(1, *points.shape[1:-1])
+        for rows, part in (
+            (self.hole_rows, self._holes),
+            (self.noise_rows, self._noise),
+            (self.front_rows, self._front),
+        ):
+            if len(rows):
+                value.index_add_(0, rows, part(points[rows]))
+        return value
+
+    def _holes(self, points: Tensor) -> Tensor:
+        intact = torch.ones_like(points[..., 0])
+        for hole in self.holes.to(points).unbind(1):
+            y, x, weight, width = (v[:, None, None] for v in hole.unbind(-1))
+            squared = (points[..., 0] - y) ** 2 + (points[..., 1] - x) ** 2
+            intact *= 1 - weight * torch.exp(squared * (-0.5 / width**2))
+        return 1 - intact
+
+    def _front(self, points: Tensor) -> Tensor:
+        ny, nx, offset, depth = (v[:, None, None] for v in self.front.to(points).unbind(-1))
         behind = (offset - points[..., 0] * ny - points[..., 1] * nx).clamp_min(0)
-        return value + weight * torch.exp(-behind / depth)
+        return torch.exp(-behind / depth)
 
     def _noise(self, points: Tensor) -> Tensor:
         """Gradient noise spread over 0…1."""
@@ -173,7 +184,9 @@ def kinetics(exposure: Tensor, kind: Tensor | Kinetics, latency: Tensor | float 
             raise SettingsError(f"kinetics {kind!r} is not known; known are {', '.join(KINETICS)}")
         kind = torch.tensor(KINETICS.index(kind))
     linear = (1 - (1 - math.exp(-1)) * exposure).clamp_min(0)
-    start = torch.where(kind == 2, torch.as_tensor(latency).to(exposure), torch.zeros((), device=exposure.device).to(exposure))
+    start = torch.where(
+        kind == 2, torch.as_tensor(latency).to(exposure), torch.zeros((), device=exposure.device).to(exposure)
+    )
     exponential = torch.exp(-(exposure - start).clamp_min(0) / (1 - start))
     return torch.where(kind == 1, linear, exponential)
 
@@ -194,62 +207,52 @@ def random_sensitivity(
     """
     n, short = draws.n, min(shape)
     size = torch.tensor(shape, dtype=torch.float64)
-    is_kind = {name: (pattern == i).double() for i, name in enumerate(PATTERNS)}
-    noisy = is_kind["perlin"] + is_kind["random"]
-    some = lambda kind: bool(is_kind[kind].any())
+    is_kind = {name: pattern == i for i, name in enumerate(PATTERNS)}
+    rows = lambda *kinds: torch.stack([is_kind[k] for k in kinds]).any(0).nonzero()[:, 0]
 
-    if some("holes"):
-        number = 1 + draws.integers("number of holes", n_holes)
-        present = (torch.arange(n_holes) < number[:, None]).double()
-        holes = torch.cat(
-            [
-                draws.uniform("hole places", 0.05, 0.95, n_holes, 2) * size,
-                (draws.uniform("hole depths", 0.6, 1.0, n_holes) * present * is_kind["holes"][:, None])[..., None],
-                draws.uniform("hole widths", 0.06, 0.22, n_holes, 1) * short,
-            ],
-            -1,
-        )
-    else:
-        holes = torch.zeros(n, 0, 4, dtype=torch.float64)
+    # Contamination gathers smoothly around one place: a hole that is wide, shallow and alone.
+    hole_rows, contaminated = rows("holes", "contamination"), is_kind["contamination"][:, None]
+    number = torch.where(contaminated[:, 0], 1, 1 + draws.integers("number of holes", n_holes))
+    depths = draws.uniform("hole depths", 0.6, 1.0, n_holes) * (torch.arange(n_holes) < number[:, None])
+    widths = torch.where(
+        contaminated, draws.uniform("spot width", 0.3, 0.5, 1), draws.uniform("hole widths", 0.06, 0.22, n_holes)
+    )
+    inset = torch.where(contaminated, 0.3, 0.05)[..., None]
+    places = inset + (1 - 2 * inset) * draws.uniform("hole places", 0.0, 1.0, n_holes, 2)
+    holes = torch.cat(
+        [places * size, (depths * torch.where(contaminated, 0.85, 1.0))[..., None], widths[..., None] * short], -1
+    )
 
-    octaves = 2 if some("random") else 1 if some("perlin") else 0
-    coarse = torch.where(is_kind["random"] > 0, draws.uniform("random cell", 0.25, 0.5), draws.uniform("perlin cell", 0.35, 0.8))
-    cells = short * coarse[:, None] * 0.5 ** torch.arange(octaves, dtype=torch.float64)
+    noise_rows, ragged = rows("perlin", "random"), is_kind["random"].double()
+    octaves = 2 if bool(ragged.any()) else 1
+    coarse = torch.where(ragged > 0, draws.uniform("random cell", 0.25, 0.5), draws.uniform("perlin cell", 0.35, 0.8))
     share = torch.ones(n, octaves, dtype=torch.float64)
-    share[:, 1:] = is_kind["random"][:, None] * 0.5 ** torch.arange(1, max(octaves, 1), dtype=torch.float64)
-    share = share / share.square().sum(-1, keepdim=True).sqrt() if octaves else share
-    gradients = draws.directions("gradients", octaves, PERLIN_CELLS, PERLIN_CELLS)
-    lines = 4 * max(shape) if some("random") else 0
+    share[:, 1:] = 0.5 * ragged[:, None]
+    lines = 4 * max(shape) if bool(ragged.any()) else 0
     distortion = torch.cat(
         [
-            (draws.uniform("distortion", 0.02, 0.05, 2) * short * is_kind["random"][:, None])[..., None],
+            (draws.uniform("distortion", 0.02, 0.05, 2) * short * ragged[:, None])[..., None],
             draws.uniform("distortion waves", -1.5, 1.5, 2, 2) / short,
             draws.uniform("distortion phases", 0.0, 1.0, 2, 1),
         ],
         -1,
     )
-    jitter_px = draws.uniform("jitter", 0.3, 1.5) * is_kind["random"]
+
+    front_rows = rows("edge")
     if front is None:
         normal = draws.directions("front side")
         middle = (normal * (size - 1) / 2).sum(-1)
         front = torch.cat([normal, (middle + draws.uniform("front at", 0.3, 0.5) * short)[:, None]], -1)
-    depth = draws.uniform("front depth", 0.15, 0.45) * short
-    front = torch.cat([front, depth[:, None], is_kind["edge"][:, None]], -1)
-    uniform = is_kind["uniform"] + is_kind["contamination"] * 0.15
-    # Contamination gathers smoothly around one place, usually where the beam rests.
-    if some("contamination"):
-        spot = torch.cat(
-            [
-                draws.uniform("spot place", 0.3, 0.7, 1, 2) * size,
-                is_kind["contamination"].reshape(n, 1, 1) * 0.85,
-                draws.uniform("spot width", 0.3, 0.5, 1, 1) * short,
-            ],
-            -1,
-        )
-        holes = torch.cat([holes, spot], 1)
+    front = torch.cat([front, draws.uniform("front depth", 0.15, 0.45, 1) * short], -1)
     return SensitivityField(
-        floor=uniform, holes=holes, noise_weight=noisy, noise_cell_px=cells, octave_weight=share, gradients=gradients,
-        jitter_px=jitter_px, jitter=draws.normal("jitter lines", 1.0, lines), distortion=distortion, front=front,
+        floor=is_kind["uniform"] + 0.15 * is_kind["contamination"],
+        hole_rows=hole_rows, holes=holes[hole_rows], noise_rows=noise_rows,
+        noise_cell_px=(short * coarse[:, None] * 0.5 ** torch.arange(octaves, dtype=torch.float64))[noise_rows],
+        octave_weight=(share / share.square().sum(-1, keepdim=True).sqrt())[noise_rows],
+        gradients=draws.directions("gradients", octaves, PERLIN_CELLS, PERLIN_CELLS)[noise_rows],
+        jitter_px=(draws.uniform("jitter", 0.3, 1.5) * ragged)[noise_rows],
+        jitter=draws.normal("jitter lines", 1.0, lines)[noise_rows], distortion=distortion[noise_rows],
+        front_rows=front_rows, front=front[front_rows],
     )  # fmt: skip
 
 

@@ -60,7 +60,9 @@ def detect(
     device = expected.device
     electrons = torch.poisson(expected.clamp_min(0), generator=streams.generator("shot noise", device))
     if isinstance(readout_e, Tensor) or readout_e:
-        noise = torch.randn(expected.shape, generator=streams.generator("readout", device), device=device, dtype=expected.dtype)
+        noise = torch.randn(
+            expected.shape, generator=streams.generator("readout", device), device=device, dtype=expected.dtype
+        )
         electrons = electrons + noise * readout_e
     return dark_level + electrons / gain_e
 

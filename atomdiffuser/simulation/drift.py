@@ -71,7 +71,9 @@ def simulate_drift(
             raise SettingsError(f"drift_px_per_frame is {drift_px_per_frame}, expected one length or (y, x)")
     frames = Draws(n_frames, streams)
     walk = _walk(frames.normal("shift walk", random_walk_px, 2))
-    rates = torch.tensor([rotation_deg_per_frame, strain_per_frame, strain_per_frame, shear_per_frame], dtype=torch.float64)
+    rates = torch.tensor(
+        [rotation_deg_per_frame, strain_per_frame, strain_per_frame, shear_per_frame], dtype=torch.float64
+    )
     growth = steps[:, None] * rates + _walk(frames.normal("shape walk", 0.2, 4)) * rates
     shift = steps[:, None] * velocity + walk
     return centred_affine(shape, shift, growth[:, 0], growth[:, 1:3], growth[:, 3])

@@ -77,20 +77,28 @@ def named_specimen(
     short, size = min(shape), torch.tensor([pixel_size_nm], dtype=torch.float64)
     particle, bare = name == "nanoparticle", name == "amorphous"
     crystal = crystals_in_pixels(["Au[110]" if particle else "SrTiO3" if bare else name], size)
-    angle = torch.deg2rad(draws.uniform("orientation", -45.0, 45.0) if orientation_deg is None else torch.full((1,), float(orientation_deg)))
+    angle = torch.deg2rad(
+        draws.uniform("orientation", -45.0, 45.0)
+        if orientation_deg is None
+        else torch.full((1,), float(orientation_deg))
+    )
     crystal = crystal.turned(angle.double(), draws.uniform("origin", 0.0, 100.0, 2))
     centre = torch.tensor([[(s - 1) / 2 for s in shape]], dtype=torch.float64)
     facets, edges, boundary = [], [], None
     if particle:
-        facets = [_particle(centre, angle.double(), 0.3 * short)]
+        facets = [particle_facets(centre, angle.double(), 0.3 * short)]
     elif bare:
         facets = [torch.tensor([[[1.0, 0.0, -FAR_PX, 1.0]]], dtype=torch.float64)]
     elif amorphous_border:
-        facets = [_border(centre, draws.directions("amorphous side"), draws.uniform("amorphous at", 0.22, 0.3) * short, 6.0)]
+        facets = [
+            border(centre, draws.directions("amorphous side"), draws.uniform("amorphous at", 0.22, 0.3) * short, 6.0)
+        ]
     if edge:
-        edges = [_border(centre, draws.directions("edge side"), draws.uniform("edge at", 0.28, 0.36) * short, 5.0)]
+        edges = [border(centre, draws.directions("edge side"), draws.uniform("edge at", 0.28, 0.36) * short, 5.0)]
     if grain_boundary:
-        boundary = _border(centre, draws.directions("boundary"), draws.uniform("boundary at", -0.1, 0.1) * short, 2.0)[:, 0]
+        boundary = border(centre, draws.directions("boundary"), draws.uniform("boundary at", -0.1, 0.1) * short, 2.0)[
+            :, 0
+        ]
     area = float(torch.linalg.det(crystal.cell).abs())
     cells = shape[0] * shape[1] / area * (1.5 if not particle else 0.3)  # candidates reach past the frame: it drifts
     full = torch.ones(1, dtype=torch.float64)
@@ -115,10 +123,14 @@ def assemble(
     zero, one = torch.zeros(n, dtype=torch.float64), torch.ones(n, dtype=torch.float64)
     defects, is_vacuum = _defects(crystal, shape, draws, around, defect_margin), around.film_mean is None
     film_size = (around.film_grain_px if not is_vacuum else 6 * one).clamp_min(0.8)
-    direction, radius = draws.directions("film waves", FILM_WAVES), draws.uniform("film frequencies", 0.0, 1.0, FILM_WAVES).sqrt()
+    direction, radius = (
+        draws.directions("film waves", FILM_WAVES),
+        draws.uniform("film frequencies", 0.0, 1.0, FILM_WAVES).sqrt(),
+    )
     film = Waves(
         direction * (radius * 0.4 / film_size[:, None])[..., None],
-        (around.film_speckle * around.film_mean if not is_vacuum else zero)[:, None].expand(-1, FILM_WAVES) * math.sqrt(2 / FILM_WAVES),
+        (around.film_speckle * around.film_mean if not is_vacuum else zero)[:, None].expand(-1, FILM_WAVES)
+        * math.sqrt(2 / FILM_WAVES),
         draws.uniform("film phases", 0.0, 1.0, FILM_WAVES),
     )
     far = torch.tensor([1.0, 0.0, FAR_PX, 1.0], dtype=torch.float64).expand(n, 4)
@@ -148,12 +160,14 @@ def assemble(
         film_under=move(zero if around.film_under is None else around.film_under),
         wedge=move(torch.zeros(n, 2, dtype=torch.float64) if around.wedge is None else around.wedge),
         centre=torch.tensor([(s - 1) / 2 for s in shape], dtype=torch.float64, device=device),
-        defects=defects, blur=0.6 * torch.linalg.det(cell).abs().sqrt().clamp_min(4.0),
+        defects=defects, blur=(0.35 * torch.linalg.det(cell).abs().sqrt()).clamp_min(2.5),
         headroom=headroom, lattice_vectors=cell,
     )  # fmt: skip
 
 
-def _defects(crystal: CrystalBatch, shape: tuple[int, int], draws: Draws, around: Surroundings, margin: float) -> Tensor:
+def _defects(
+    crystal: CrystalBatch, shape: tuple[int, int], draws: Draws, around: Surroundings, margin: float
+) -> Tensor:
     """Vacancies (three of four) and foreign columns on the crystal's own sites, (n, d, 4)."""
     n, count = len(crystal.cell), around.defect_candidates
     if count == 0:
@@ -171,7 +185,9 @@ def _defects(crystal: CrystalBatch, shape: tuple[int, int], draws: Draws, around
     home = home + torch.round((near - home) @ torch.linalg.inv(crystal.cell)) @ crystal.cell
     weight, width = (torch.gather(v, 1, column) for v in (crystal.weights, crystal.widths))
     foreign = draws.uniform("foreign", 0.0, 1.0, count) < 0.25
-    change = torch.where(foreign, draws.uniform("foreign change", 0.3, 0.7, count), -draws.uniform("vacancy depth", 0.6, 1.0, count))
+    change = torch.where(
+        foreign, draws.uniform("foreign change", 0.3, 0.7, count), -draws.uniform("vacancy depth", 0.6, 1.0, count)
+    )
     same = (home[:, :, None] - home[:, None]).norm(dim=-1) < 0.5
     twice = same.tril(-1).any(-1)  # a site is emptied once
     share = torch.ones(n) if around.defect_share is None else around.defect_share
@@ -183,17 +199,21 @@ def _defects(crystal: CrystalBatch, shape: tuple[int, int], draws: Draws, around
     return torch.cat([home, height[..., None], width[..., None]], -1)
 
 
-def _border(centre: Tensor, normal: Tensor, distance: Tensor, width: float) -> Tensor:
-    """One border (n, 1, 4) at a distance from the centre, across `normal` (n, 2)."""
+def border(centre: Tensor, normal: Tensor, distance: Tensor, width: Tensor | float) -> Tensor:
+    """One border (n, 1, 4) at a distance from the centre, across `normal` (n, 2), as wide as `width` [px]."""
     offset = (normal * centre).sum(-1) + distance
-    return torch.stack([normal[:, 0], normal[:, 1], offset, torch.full_like(offset, width)], -1)[:, None]
+    return torch.stack([normal[:, 0], normal[:, 1], offset, torch.as_tensor(width).expand(len(offset)).to(offset)], -1)[
+        :, None
+    ]
 
 
-def _particle(centre: Tensor, angle: Tensor, radius: Tensor | float) -> Tensor:
+def particle_facets(centre: Tensor, angle: Tensor, radius: Tensor | float) -> Tensor:
     """Facets (n, 6, 4) of a gold particle whose crystal is turned by `angle` (n,)."""
     turn = angle[:, None] + torch.deg2rad(torch.tensor(GOLD_FACETS_DEG, dtype=torch.float64))
     normal = torch.stack([turn.cos(), turn.sin()], -1)  # 0° is [001], along y
-    reach = torch.as_tensor(radius, dtype=torch.float64).reshape(-1, 1) * torch.tensor(GOLD_FACETS_REACH, dtype=torch.float64)
+    reach = torch.as_tensor(radius, dtype=torch.float64).reshape(-1, 1) * torch.tensor(
+        GOLD_FACETS_REACH, dtype=torch.float64
+    )
     offset = (normal * centre[:, None]).sum(-1) + reach
     width = 0.045 * reach  # bevelled: a particle thins out towards its border
     return torch.cat([normal, offset[..., None], width[..., None].clamp_min(1.0)], -1)
@@ -204,4 +224,6 @@ def _joined(borders: list[Tensor]) -> Tensor | None:
 
 
 def _crystal_to(crystal: CrystalBatch, device: torch.device | str) -> CrystalBatch:
-    return CrystalBatch(*(getattr(crystal, f).to(device) for f in ("cell", "columns", "weights", "widths", "background")))
+    return CrystalBatch(
+        *(getattr(crystal, f).to(device) for f in ("cell", "columns", "weights", "widths", "background"))
+    )

@@ -233,15 +233,17 @@ class _Scenario:
         for k in range(o.n_frames):
             warp = None
             if o.distortion_px:
-                warp = long_range_distortion(1, o.shape, o.distortion_px, distortion.child(f"frame {k}")).to(self.device)
+                warp = long_range_distortion(1, o.shape, o.distortion_px, distortion.child(f"frame {k}")).to(
+                    self.device
+                )
             grid = ScanGrid(
                 invert(self.frame_from_specimen[k : k + 1]), o.shape,
                 jitter[k : k + 1].to(self.device) if o.scan_jitter_px else None, warp,
             )  # fmt: skip
-            base, lattice, points = self.specimen.render(grid)
+            seen = self.specimen.render(grid)
             exposure = self._exposure(k)
-            intensity, contrast = self.damage.maps(points, exposure)
-            signal = (base * intensity + lattice * contrast).clamp_min(0)
+            intensity, contrast = self.damage.maps(seen.points, exposure)
+            signal = (seen.base * intensity + seen.lattice * contrast).clamp_min(0)
             expected = signal[0] * (o.electrons_per_px * float(self.gain[k]))
             maps = self.damage.maps(self.reference_points, exposure, sensitivity=self.sensitivity)
             first = first or maps

@@ -115,17 +115,35 @@ class ScanGrid:
 
     def points(self, dtype: torch.dtype = torch.float64) -> Tensor:
         """Sampled points of the specimen, (n, y, x, 2)."""
-        if self.row_offset is None and self.warp is None:
-            matrix = self.specimen_from_frame.to(dtype)
-            rows, columns = self.rows().to(dtype), self.columns().to(dtype)
-            by_row = rows[..., None] * matrix[:, None, :2, 0] + matrix[:, None, :2, 2]  # (n, y, 2)
-            return by_row[:, :, None] + (columns[:, None] * matrix[:, None, :2, 1])[:, None]
-        pixels = pixel_grid(self.shape, device=self.device).expand(len(self), -1, -1, -1)
+        matrix = self.specimen_from_frame[:, None, :2]  # (n, 1, 2, 3)
+        by_row = self.rows()[..., None] * matrix[..., 0] + matrix[..., 2]  # (n, y, 2)
         if self.row_offset is not None:
-            pixels = pixels + self.row_offset[:, :, None].to(pixels)
+            by_row = by_row + self.row_offset.to(by_row) @ self.specimen_from_frame[:, :2, :2].mT
+        by_column = self.columns()[:, None] * matrix[..., 1]  # (n, x, 2)
+        points = by_row.to(dtype)[:, :, None] + by_column.to(dtype)[:, None]
         if self.warp is not None:
-            pixels = pixels + self.warp.to(pixels)
-        return apply_affine(self.specimen_from_frame[:, None, None], pixels).to(dtype)
+            points = points + (self.warp.to(by_row) @ self.specimen_from_frame[:, None, :2, :2].mT).to(dtype)
+        return points
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """What a scan of the specimen sees, (n, y, x) each.
+
+    Attributes
+    ----------
+    base, lattice
+        Local mean above the dark level, and the structure around it.
+    amplitude
+        Local standard deviation of the crystal's structure; 0 where there is no crystal.
+    points
+        (n, y, x, 2) where the scan sampled the specimen.
+    """
+
+    base: Tensor
+    lattice: Tensor
+    amplitude: Tensor
+    points: Tensor
 
 
 @dataclass(frozen=True)
@@ -187,46 +205,46 @@ class Specimen:
 
     def base(self, points: Tensor) -> Tensor:
         """Local mean above the dark level at points (n, y, x, 2); (n, y, x), vacuum 0."""
-        return self._compose(points, None, self._defects_at(points))[0]
+        return self._compose(points, self._waves_at(points), self._defects_at(points)).base
 
     def lattice(self, points: Tensor) -> Tensor:
         """Structure around the local mean at points (n, y, x, 2); (n, y, x)."""
-        waves = [w.at(points) for w in (*self.grains, self.film)]
-        return self._compose(points, waves, self._defects_at(points))[1]
+        return self._compose(points, self._waves_at(points), self._defects_at(points)).lattice
 
-    def render(self, grid: ScanGrid, *, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
-        """base, lattice (n, y, x) and the points (n, y, x, 2) a scan samples; equals `base` and `lattice` at those points."""
+    def render(self, grid: ScanGrid, *, dtype: torch.dtype = torch.float32) -> Rendering:
+        """What a scan sees: `base` and `lattice` at its points, by the fast way wherever its pixels lie in rows."""
         if len(grid) != len(self):
             raise ShapeError(f"{len(grid)} scans for {len(self)} specimens; give one scan each")
         points = grid.points(dtype)
         if grid.warp is not None:
             exact = grid.points(torch.float64)
-            waves = [w.at(exact).to(dtype) for w in (*self.grains, self.film)]
+            waves = [w.to(dtype) for w in self._waves_at(exact)]
             defects = tuple(d.to(dtype) for d in self._defects_at(exact))
         else:
             waves = [w.on_grid(grid, dtype) for w in (*self.grains, self.film)]
             defects = self._defects_on(grid, dtype)
-        base, lattice = self._compose(points, waves, defects)
-        return base, lattice, points
+        return self._compose(points, waves, defects)
 
     def lattice_amplitude(self, points: Tensor) -> Tensor:
         """Local standard deviation of the crystal's structure at points (n, y, x, 2); 0 where there is no crystal."""
         crystal, grain_1, _, thickness = self._windows(points)
-        rms = [w.rms().to(points.dtype)[:, None, None] for w in self.grains]
-        structure = rms[0] if grain_1 is None else (1 - grain_1) * rms[0] + grain_1 * rms[1]
-        return thickness * crystal * structure
+        return self._amplitude(crystal, grain_1, thickness)
 
-    def _compose(
-        self, points: Tensor, waves: list[Tensor] | None, defects: tuple[Tensor, Tensor]
-    ) -> tuple[Tensor, Tensor | None]:
+    def _amplitude(self, crystal: Tensor, grain_1: Tensor | None, thickness: Tensor) -> Tensor:
+        rms = [w.rms().to(crystal.dtype)[:, None, None] for w in self.grains]
+        return thickness * crystal * (rms[0] if grain_1 is None else rms[0] + grain_1 * (rms[1] - rms[0]))
+
+    def _compose(self, points: Tensor, waves: list[Tensor], defects: tuple[Tensor, Tensor]) -> Rendering:
         crystal, grain_1, film, thickness = self._windows(points)
         mean, film_mean = (v.to(points.dtype)[:, None, None] for v in (self.crystal_mean, self.film_mean))
         sharp, blurred = defects
         base = thickness * (crystal * (mean + blurred) + film * film_mean)
-        if waves is None:
-            return base, None
         structure = waves[0] if grain_1 is None else waves[0] + grain_1 * (waves[1] - waves[0])
-        return base, thickness * (crystal * (structure + sharp - blurred) + film * waves[-1])
+        lattice = thickness * (crystal * (structure + sharp - blurred) + film * waves[-1])
+        return Rendering(base, lattice, self._amplitude(crystal, grain_1, thickness), points)
+
+    def _waves_at(self, points: Tensor) -> list[Tensor]:
+        return [w.at(points) for w in (*self.grains, self.film)]
 
     def _windows(self, points: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
         """Crystal, second grain, film and thickness at points, each (n, y, x)."""
@@ -305,20 +323,21 @@ def cell_extremes(waves: Waves, cell: Tensor, *, samples: int = 40) -> tuple[Ten
     return values.amin(-1), values.amax(-1)
 
 
-def in_frame(specimen_from_frame: Tensor, points: Tensor) -> Tensor:
-    """Where points (n, d, 2) of the specimen lie in the frame [px]."""
-    return apply_affine(invert(specimen_from_frame)[:, None], points)
-
-
 def _splat(
     grid: ScanGrid, y: Tensor, x: Tensor, height: Tensor, width: Tensor, reach: float, dtype: torch.dtype
 ) -> Tensor:
     """Gaussians (n, d) at specimen points, each evaluated in a square of pixels around its place, (n, y, x)."""
     n, count = y.shape
     rows, columns = grid.shape
-    # 1.3: room for strain, scan-line offsets and rotation of the square; what lies beyond `reach` is cut to 0 anyway.
-    half = min(math.ceil(1.3 * reach * float(width.max()) + 2), max(grid.shape))
-    place = in_frame(grid.specimen_from_frame, torch.stack([y, x], -1))  # (n, d, 2)
+    frame_from_specimen = invert(grid.specimen_from_frame)
+    slack = (
+        2 if grid.row_offset is None else 4
+    )  # scan lines may sit off their place; beyond `reach` all is cut to 0 anyway
+    half = min(
+        math.ceil(reach * float((width * _largest_stretch(frame_from_specimen)[:, None]).max())) + slack,
+        max(grid.shape),
+    )
+    place = apply_affine(frame_from_specimen[:, None], torch.stack([y, x], -1))  # (n, d, 2)
     corner = place.round().long() - half
     steps = torch.arange(2 * half + 1, device=grid.device)
     row, column = corner[..., 0, None] + steps, corner[..., 1, None] + steps  # (n, d, s)
@@ -327,20 +346,31 @@ def _splat(
     matrix = grid.specimen_from_frame[:, None, :2, :2]
     by_row = (row.double() - place[..., 0, None])[..., None] * matrix[..., :, 0].unsqueeze(-2)  # (n, d, s, 2)
     if grid.row_offset is not None:
-        shift = torch.gather(grid.row_offset.double()[:, None].expand(n, count, -1, 2), 2, row[..., None].expand(-1, -1, -1, 2))
+        shift = torch.gather(
+            grid.row_offset.double()[:, None].expand(n, count, -1, 2), 2, row[..., None].expand(-1, -1, -1, 2)
+        )
         by_row = by_row + shift @ matrix.mT
     by_column = (column.double() - place[..., 1, None])[..., None] * matrix[..., :, 1].unsqueeze(-2)
     by_row, by_column = by_row.to(dtype), by_column.to(dtype)
     squared = ((by_row[:, :, :, None] + by_column[:, :, None]) ** 2).sum(-1)  # (n, d, s, s)
     value = height.to(dtype)[..., None, None] * _gaussian(squared, width.to(dtype)[..., None, None], reach)
     value = value * (row_seen[..., :, None] & column_seen[..., None, :])
-    index = (torch.arange(n, device=grid.device)[:, None, None, None] * rows + row[..., :, None]) * columns + column[..., None, :]
+    index = (torch.arange(n, device=grid.device)[:, None, None, None] * rows + row[..., :, None]) * columns + column[
+        ..., None, :
+    ]
     image = torch.zeros(n * rows * columns, dtype=dtype, device=grid.device)
     return image.index_add_(0, index.reshape(-1), value.reshape(-1)).reshape(n, rows, columns)
 
 
+def _largest_stretch(affine: Tensor) -> Tensor:
+    """Largest singular value (n,) of the 2×2 part."""
+    (a, b), (c, d) = (row.unbind(-1) for row in affine[:, :2, :2].unbind(1))
+    return (torch.hypot(a + d, b - c) + torch.hypot(a - d, b + c)) / 2
+
+
 def _gaussian(squared: Tensor, width: Tensor, reach: float) -> Tensor:
-    return torch.where(squared <= (reach * width) ** 2, torch.exp(-squared / (2 * width**2)), 0.0)
+    value = torch.exp(squared * (-0.5 / width**2))
+    return torch.where(value >= math.exp(-(reach**2) / 2), value, 0.0)
 
 
 def _columns(defects: Tensor) -> list[tuple[Tensor, ...]]:
