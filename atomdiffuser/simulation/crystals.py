@@ -8,7 +8,7 @@ LLZO) are left out.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import torch
@@ -26,8 +26,9 @@ FACE_CENTRES = ((0, 0, 0), (0, 0.5, 0.5), (0.5, 0, 0.5), (0.5, 0.5, 0))
 BODY_CENTRES = ((0, 0, 0), (0.5, 0.5, 0.5))
 GARNET_16A = ((0, 0, 0), (0.5, 0, 0.5), (0, 0.5, 0.5), (0.5, 0.5, 0),
               (0.75, 0.25, 0.25), (0.75, 0.75, 0.75), (0.25, 0.25, 0.75), (0.25, 0.75, 0.25))  # fmt: skip
-GARNET_24C = ((0.125, 0, 0.25), (0.375, 0, 0.75), (0.25, 0.125, 0), (0.75, 0.375, 0), (0, 0.25, 0.125), (0, 0.75, 0.375),
-              (0.875, 0, 0.75), (0.625, 0, 0.25), (0.75, 0.875, 0), (0.25, 0.625, 0), (0, 0.75, 0.875), (0, 0.25, 0.625))  # fmt: skip
+GARNET_24C = ((0.125, 0, 0.25), (0.375, 0, 0.75), (0.25, 0.125, 0), (0.75, 0.375, 0),
+              (0, 0.25, 0.125), (0, 0.75, 0.375), (0.875, 0, 0.75), (0.625, 0, 0.25),
+              (0.75, 0.875, 0), (0.25, 0.625, 0), (0, 0.75, 0.875), (0, 0.25, 0.625))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ CRYSTALS = (*_CUBIC, "graphene")
 """Names that `named_crystal` knows."""
 
 
-@lru_cache(maxsize=None)
+@cache
 def named_crystal(name: str) -> Crystal:
     """A crystal with literature lattice constants, along the zone axis its name gives ([001] SrTiO3, [110] Si)."""
     if name == "graphene":

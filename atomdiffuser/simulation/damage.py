@@ -4,8 +4,9 @@ A place q has a sensitivity ρ(q) ≥ 0. After fluence F the property that is hi
 
     value(q, F) = g(F·ρ(q)/F_c),    g(0) = 1,  g(1) = 1/e
 
-with g exponential, linear, or exponential after a latency; a *growth* (contamination, redistribution) turns the loss round:
-1 + growth·(1 − g). The critical fluence of a place is F_c/ρ(q). Everything is batched over n and evaluated at any points.
+with g exponential, linear, or exponential after a latency; a *growth* (contamination, redistribution) turns the loss
+round: 1 + growth·(1 − g). The critical fluence of a place is F_c/ρ(q). Everything is batched over n and evaluated at
+any points.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from atomdiffuser.simulation.randomness import Draws, RandomStreams
 
 @dataclass(frozen=True)
 class Detector:
-    """counts = dark_level + (electrons + readout noise) / gain_e, rounded and clipped to `dtype` when that is an integer.
+    """counts = dark_level + (electrons + readout noise) / gain_e, rounded and clipped when `dtype` is an integer's.
 
     Attributes
     ----------

@@ -1,8 +1,8 @@
 """Drift: where the specimen lies in each frame, as exact affines.
 
-Within one frame the lines are scanned one after the other. A drift velocity v that is constant during the scan moves the
-line at row y by v·(y − c)/n_y relative to the moment the central row is scanned: exactly an affine, a shear of x and a
-scale of y. Every frame has its own, the reference frame too; `with_scan` folds both in.
+Within one frame the lines are scanned one after the other. A drift velocity v that is constant during the scan moves
+the line at row y by v·(y − c)/n_y relative to the moment the central row is scanned: exactly an affine, a shear of x
+and a scale of y. Every frame has its own, the reference frame too; `with_scan` folds both in.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def with_scan(frame_from_specimen: Tensor, shape: tuple[int, int], duty: float) 
 
 
 def scan_jitter(n_frames: int, rows: int, sigma_px: float, streams: RandomStreams) -> Tensor:
-    """Independent offsets of the scan lines, (t, y, 2) [px]; along y a third of those along x, as scan coils have them."""
+    """Independent offsets of the scan lines, (t, y, 2) [px]; along y a third of those along x."""
     return Draws(n_frames, streams).normal("lines", sigma_px, rows, 2) * torch.tensor([1 / 3, 1.0], dtype=torch.float64)
 
 

@@ -31,7 +31,7 @@ class PairRanges:
     pixel_size_nm, blur_nm
         Of named crystals.
     particles, film_only, edges, amorphous_borders, grain_boundaries
-        How often a sample is a particle on a film, has no crystal at all, is partly vacuum, partly amorphous, or two grains.
+        How often a sample is a particle on a film, has no crystal at all, is partly vacuum or amorphous, or two grains.
     drift_periods
         Length of the shift, in shortest lattice periods, for extended crystals.
     particle_drift_px, particle_rotation_deg
@@ -149,7 +149,7 @@ class PairBatch:
     def at(self, tau: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
         """Truth at τ (n,) of the sequence: affine (n, 3, 3) from the reference, intensity and contrast (n, y, x).
 
-        τ = 0 is the reference, τ = `time` the moving frame. The motion follows the geodesic, the maps the kinetics drawn.
+        τ = 0 is the reference, τ = `time` the moving frame. The motion follows the geodesic, the maps their kinetics.
         """
         tau = torch.as_tensor(tau, dtype=torch.float64, device=self.time.device).expand(len(self))
         points = self._reference_points()
@@ -186,10 +186,10 @@ def simulate_pairs(
     Parameters
     ----------
     generator
-        A seed, or a generator that is advanced, so that the next call gives other pairs. The parameters of a pair depend on
-        it alone, its noise on the device too.
+        A seed, or a generator that is advanced, so that the next call gives other pairs. The parameters of a pair
+        depend on it alone, its noise on the device too.
     crystals
-        Names of `crystals.CRYSTALS` or "nanoparticle", drawn evenly; None takes random lattices, none of the named ones.
+        Names of `crystals.CRYSTALS` or "nanoparticle", drawn evenly; None takes random lattices only.
     ranges
         What is drawn.
     """
@@ -268,7 +268,7 @@ def _specimens(
     crystal: CrystalBatch, is_particle: Tensor, is_film: Tensor, shape: tuple[int, int], draws: Draws, r: PairRanges,
     device: torch.device | str,
 ) -> Specimen:  # fmt: skip
-    n, short = draws.n, min(shape)
+    short = min(shape)
     centre = torch.tensor([[(s - 1) / 2 for s in shape]], dtype=torch.float64)
     extended = ~(is_particle | is_film)
 
@@ -290,12 +290,14 @@ def _specimens(
     if r.grain_boundaries:
         boundary = some_borders("boundary", r.grain_boundaries, (1.0, 4.0))[:, 0]
         misorientation = draws.uniform("misorientation", 0.1, 1.4)
+    film_mean = torch.where(is_particle, draws.uniform("support", 0.1, 0.4), draws.uniform("film", 0.2, 0.6))
     film = is_particle | is_film | draws.chance("amorphous film", 0.5)
     around = Surroundings(
-        facets=facets, edges=some_borders("edge", r.edges, (2.0, 12.0)), boundary=boundary, misorientation=misorientation,
+        facets=facets, edges=some_borders("edge", r.edges, (2.0, 12.0)),
+        boundary=boundary, misorientation=misorientation,
         wedge=draws.directions("thicker") * (draws.uniform("wedge", *r.wedge) / short)[:, None],
-        film_mean=torch.where(is_film, 0.6, torch.where(is_particle, draws.uniform("support", 0.1, 0.4), draws.uniform("film", 0.2, 0.6))),
-        film_speckle=draws.uniform("speckle", 0.04, 0.18) * film, film_grain_px=draws.log_uniform("film grain", 1.5, 8.0),
+        film_mean=torch.where(is_film, 0.6, film_mean), film_speckle=draws.uniform("speckle", 0.04, 0.18) * film,
+        film_grain_px=draws.log_uniform("film grain", 1.5, 8.0),
         film_under=is_particle.double(), defect_share=draws.uniform("defects", *r.defects),
         defect_candidates=r.defect_candidates,
     )  # fmt: skip

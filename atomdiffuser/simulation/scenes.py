@@ -139,7 +139,7 @@ def assemble(
     second_origin = draws.uniform("second origin", 0.0, 100.0, 2)
     second = None if lone else crystal.turned(around.misorientation, second_origin)
 
-    move = lambda t: t.to(device)  # noqa: E731
+    move = lambda t: t.to(device)
     moved = [_crystal_to(c, device) for c in (crystal, second) if c is not None]
     series = [crystal_waves(c, most=most_waves) for c in moved]
     (first, mean), cell = series[0], moved[0].cell

@@ -32,16 +32,16 @@ class SimulationOptions:
     drift_px_per_frame
         A length in a random direction, or (y, x).
     damage, witness, kinetics
-        Where it acts (`damage.PATTERNS`, or "none"), on what, and how it goes with fluence. "contrast" is amorphisation that
-        keeps the mass; "both" is one map that multiplies everything, as published.
+        Where it acts (`damage.PATTERNS`, or "none"), on what, and how it goes with fluence. "contrast" is amorphisation
+        that keeps the mass; "both" is one map that multiplies everything, as published.
     critical_fluence
-        Fluence [e⁻/Å²] at which the property stands at 1/e where the sensitivity is at its mean over the frame; everywhere
-        for uniform damage. The local value is in `critical_fluence_map`.
+        Fluence [e⁻/Å²] at which the property stands at 1/e where the sensitivity is at its mean over the frame;
+        everywhere for uniform damage. The local value is in `critical_fluence_map`.
     growth
         When given, the property does not fall but grows towards 1 + growth.
     fluence_per_frame
-        [e⁻/Å²]; frame k shows what is left after (k + 1) of them. Current and dwell time follow from it. None: the damage
-        goes on as if it were 2000, and the beam current is reported as unknown.
+        [e⁻/Å²]; frame k shows what is left after (k + 1) of them. Current and dwell time follow from it. None: the
+        damage goes on as if it were 2000, and the beam current is reported as unknown.
     scan_duty
         Share of the frame time that the scan takes.
     within_frame_drift
@@ -177,7 +177,8 @@ def simulate_series(specimen: str | Specimen = "SrTiO3", *, device: str = "cpu",
                ("counts", "expected", "frame_from_reference", "intensity", "contrast", "gain")}  # fmt: skip
     return SimulatedSeries(
         series=FrameSeries(stacked["counts"], scenario.times_s(), scenario.acquisition(), scenario.name),
-        frame_from_reference=stacked["frame_from_reference"], intensity=stacked["intensity"], contrast=stacked["contrast"],
+        frame_from_reference=stacked["frame_from_reference"],
+        intensity=stacked["intensity"], contrast=stacked["contrast"],
         expected=stacked["expected"], frame_gain=stacked["gain"], critical_fluence_map=scenario.critical_fluence_map(),
         lattice_vectors_px=scenario.lattice_vectors_px(), lattice_amplitude=scenario.lattice_amplitude(),
         options=scenario.options,

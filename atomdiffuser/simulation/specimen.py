@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from atomdiffuser.errors import ShapeError
-from atomdiffuser.geometry import apply_affine, invert, pixel_grid
+from atomdiffuser.geometry import apply_affine, invert
 from atomdiffuser.simulation.crystals import CrystalBatch
 
 DEFECT_REACH = 4.2
@@ -163,8 +163,8 @@ class Specimen:
     edges
         (n, e, 4): vacuum lies where n·q > offset for any of them.
     film, film_mean, film_under
-        Speckle and mean (n,) of the amorphous material outside the crystal; film_under (n,) is 1 where it also lies under
-        the crystal (a support film), 0 where it begins at the crystal's border.
+        Speckle and mean (n,) of the amorphous material outside the crystal; film_under (n,) is 1 where it also lies
+        under the crystal (a support film), 0 where it begins at the crystal's border.
     wedge
         (n, 2) relative change of thickness per pixel, around `centre` (2,).
     defects
@@ -172,7 +172,8 @@ class Specimen:
     blur
         (n,) width of the local mean that a defect adds to base instead of lattice.
     headroom
-        (n,) crystal mean over the depth of the deepest point between the columns: κ ≤ headroom·μ keeps the signal positive.
+        (n,) crystal mean over the depth of the deepest point between the columns: while κ ≤ headroom·μ no signal is
+        negative.
     lattice_vectors
         (n, 2, 2) rows: reduced lattice vectors of grain 0 (NaN without a crystal).
     """
@@ -285,8 +286,8 @@ class Specimen:
 def crystal_waves(crystal: CrystalBatch, *, most: int | None = None, negligible: float = 1e-5) -> tuple[Waves, Tensor]:
     """Fourier series of a lattice of Gaussian columns without its mean, and the mean (n,).
 
-    F_g = 1/Ω · Σ_c w_c·2πσ_c²·exp(−2π²σ_c²g²)·exp(−2πi g·r_c). Waves below `negligible` of the narrowest column's envelope
-    are dropped, and all but the `most` strongest.
+    F_g = 1/Ω · Σ_c w_c·2πσ_c²·exp(−2π²σ_c²g²)·exp(−2πi g·r_c). Waves below `negligible` of the narrowest column's
+    envelope are dropped, and all but the `most` strongest.
     """
     reciprocal = torch.linalg.inv(crystal.cell).mT  # rows b_i with b_i·a_j = δ_ij
     area = torch.linalg.det(crystal.cell).abs()
