@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 
+PIXEL_SIZE_RTOL = 1e-3
 Kind = Literal["time series", "single image", "other"]
 
 _LENGTHS_NM = {
@@ -171,11 +172,8 @@ def classify(signal: RawSignal, *, trust_user: bool = False) -> tuple[Kind, str]
         return "time series", ""
     if signal.obstacle:
         return "other", signal.obstacle
-    if len(signal.tilts_deg) > 1 and np.ptp(signal.tilts_deg) > TILT_SERIES_DEG:
-        return (
-            "other",
-            f"a tilt series (the stage tilts from {min(signal.tilts_deg):.1f}° to {max(signal.tilts_deg):.1f}°)",
-        )
+    if reason := tilt_reason(signal.tilts_deg):
+        return "other", reason
     unit = signal.axes[0].unit
     if time_s(unit) or unit.lower() in _COUNTS:
         return "time series", ""
@@ -184,6 +182,20 @@ def classify(signal: RawSignal, *, trust_user: bool = False) -> tuple[Kind, str]
     if length_nm(unit):
         return "other", f"a stack along a length, such as a focal series (its stack axis is in {unit})"
     return "other", f"a stack along an axis in {unit}, not in time"
+
+
+def tilt_reason(tilts_deg: Sequence[float]) -> str:
+    """Why frames taken at these stage tilts are no time series; empty when they may be one."""
+    if len(tilts_deg) < 2 or max(tilts_deg) - min(tilts_deg) <= TILT_SERIES_DEG:
+        return ""
+    return f"a tilt series (the stage tilts from {min(tilts_deg):.1f}° to {max(tilts_deg):.1f}°)"
+
+
+def same_pixel_size(one: Sequence[float] | None, other: Sequence[float] | None) -> bool:
+    """Whether two images were taken at one magnification, as far as their files say."""
+    if one is None or other is None:
+        return one is other
+    return all(math.isclose(a, b, rel_tol=PIXEL_SIZE_RTOL) for a, b in zip(one, other, strict=True))
 
 
 def pixel_size_nm(signal: RawSignal) -> tuple[float, float] | None:

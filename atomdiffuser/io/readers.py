@@ -25,6 +25,7 @@ from atomdiffuser.io._raw_signal import (
     frame_times,
     pixel_size_nm,
     positive,
+    same_pixel_size,
     time_s,
 )
 from atomdiffuser.series import Acquisition, FrameSeries
@@ -32,8 +33,6 @@ from atomdiffuser.series import Acquisition, FrameSeries
 ACQUISITION_OVERRIDES = tuple(f.name for f in fields(Acquisition) if f.name != "sources")
 OVERRIDES = (*ACQUISITION_OVERRIDES, "excluded_frames", "time_series")
 """What can be set by hand, see `apply_overrides`."""
-
-PIXEL_SIZE_RTOL = 1e-3
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,8 @@ class SignalInfo:
         Start of the acquisition as ISO 8601, and on the finest clock of the file [s].
     tilt_deg
         Stage tilt.
+    is_stack
+        Whether it can be read as a time series when the user says that it is one (`time_series=True`).
     """
 
     index: int
@@ -63,6 +64,7 @@ class SignalInfo:
     started_s: float | None = None
     tilt_deg: float | None = None
     pixel_size_nm: tuple[float, float] | None = None
+    is_stack: bool = False
 
     @property
     def is_time_series(self) -> bool:
@@ -242,6 +244,7 @@ def _info(index: int, signal: RawSignal) -> SignalInfo:
         started_s=_started_s(signal),
         tilt_deg=signal.tilts_deg[0] if signal.tilts_deg else None,
         pixel_size_nm=pixel_size_nm(signal) if kind != "other" else None,
+        is_stack=classify(signal, trust_user=True)[0] == "time series",
     )
 
 
@@ -307,7 +310,13 @@ def _one_or_many(path: str | Path | Sequence[str | Path]) -> Path | list[Path]:
     emi = [p for p in files if p.suffix.lower() == ".emi"]
     if len(emi) == 1 and all(p.suffix.lower() in (".emi", ".ser") for p in files):
         return emi[0]
-    return _one_or_many(files[0]) if len(files) == 1 else files
+    return _one_or_many(files[0]) if len(files) == 1 else _without_parts(files)
+
+
+def _without_parts(files: list[Path]) -> list[Path]:
+    """The files less the SER files that an EMI file among them stands for."""
+    emi = {p.stem.lower() for p in files if p.suffix.lower() == ".emi"}
+    return [p for p in files if p.suffix.lower() != ".ser" or p.stem.rpartition("_")[0].lower() not in emi]
 
 
 def _microscope_files(folder: Path) -> list[Path]:
@@ -315,7 +324,7 @@ def _microscope_files(folder: Path) -> list[Path]:
     files = [p for p in files if p.suffix.lower() in _formats.SUFFIXES or _formats.sniff(p)]
     if not files:
         raise ReadError(f"{folder}: a folder without microscope files; give a raw file or a folder of single frames")
-    return files
+    return _without_parts(files)
 
 
 def _folder_signals(files: list[Path]) -> list[RawSignal]:
@@ -355,7 +364,7 @@ def _stacked(frames: list[tuple[Path, int, RawSignal]]) -> RawSignal:
                 "the frames of a series have one shape: move others to another folder"
             )
         other = pixel_size_nm(signal)
-        if (pixel is None) != (other is None) or (pixel and not np.allclose(pixel, other, rtol=PIXEL_SIZE_RTOL)):  # type: ignore[arg-type]
+        if not same_pixel_size(pixel, other):
             obstacle = f"images of different magnification (pixel size {pixel} nm, in {path.name} {other} nm)"
     delayed = dask.delayed(_read_image, pure=False)
     data = da.stack([da.from_delayed(delayed(p, k), shape=shape, dtype=dtype) for p, k, _ in frames])

@@ -45,7 +45,7 @@ def convert(
     signal
         Which time series of the file, see `read_series`.
     overrides
-        Values from session.yaml or series.tsv that replace the file's.
+        Values from session.yaml or series.tsv that replace the file's; `conditions` among them are kept as attributes.
     fingerprint
         SHA-256 of the sources' contents; computed when not given.
     progress
@@ -58,6 +58,7 @@ def convert(
     """
     sources = [Path(s) for s in sources]
     overrides = dict(overrides or {})
+    conditions = overrides.pop("conditions", {})
     trusted = {"time_series": True} if overrides.get("time_series") else {}
     series = read_series(sources, signal=signal, **trusted)
     series = dataclasses.replace(series, name=name)
@@ -70,6 +71,7 @@ def convert(
         "signal": signal,
         "settings": dataclasses.asdict(settings),
         "overrides": overrides,
+        "conditions": conditions,
     }
     with create_frames(
         output,
