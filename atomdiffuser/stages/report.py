@@ -28,7 +28,7 @@ def report(
     Parameters
     ----------
     results
-        The session's results folder; the series is in `results/<series_id>`.
+        The folder of the series, results/<series>/.
     output
         The page to write.
     status
@@ -41,9 +41,8 @@ def report(
     StoreError
         When a table or store is missing; the message names the stage to run first.
     """
-    folder = Path(results) / series_id
     before = read_status(status) if Path(status).is_file() else Status(series_id, name, "", "ok")
-    opened = open_results(folder)
+    opened = open_results(Path(results))
     page = series_page(
         opened, settings, series_id=series_id, name=name, status=before, page=Path(output), command=command
     )
