@@ -22,11 +22,6 @@ localrules:
     all,
 
 
-rule all:
-    input:
-        SUMMARY_HTML,
-
-
 include: "workflow/rules/convert.smk"
 include: "workflow/rules/register.smk"
 include: "workflow/rules/decay.smk"
@@ -34,3 +29,11 @@ include: "workflow/rules/damage.smk"
 include: "workflow/rules/align.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/summary.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        # the reports too: below a summary that exists, Snakemake would not miss them
+        reports=rules.summary.input.reports,
+        summary=rules.summary.output,

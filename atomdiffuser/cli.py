@@ -140,23 +140,24 @@ def align(frames: Path, trajectory: Path, aligned: Path, settings: AlignSettings
 @main.command()
 @click.argument("results", type=INPUT_FOLDER)
 @click.argument("output", type=PATH)
-@click.option("--series-id", help="Slug that names the series; default: the name of RESULTS.")
+@click.option("--series-id", help="Slug that names the series and its folder; default: the folder of OUTPUT.")
 @click.option("--name", help="Name for display; default: the slug.")
 @click.option("--command", help="Command to print in the page, by which it can be made again.")
+@click.option("--config-hash", default="", help="Hash of all settings, for the status file.")
 @settings_options(ReportSettings)
 @stage_options
 def report(results: Path, output: Path, settings: ReportSettings, run: Any, **names: Any) -> None:
-    """RESULTS, the folder of one series → a page to read (OUTPUT)."""
-    series_id = names["series_id"] or results.absolute().name
+    """RESULTS, the folder that holds the series' folder → a page to read (OUTPUT)."""
+    series_id = names["series_id"] or output.absolute().parent.name
     name = names["name"] or series_id
-    status = run["status"] or results / "status.json"
+    status = run["status"] or results / series_id / "status.json"
 
     def work(progress: Any) -> None:
         from atomdiffuser.stages.report import report as stage
 
         stage(results, output, status, settings, series_id=series_id, name=name, command=names["command"])
 
-    run_stage("report", work, name=name, **{**run, "status": status})
+    run_stage("report", work, name=name, config_hash=names["config_hash"], **{**run, "status": status})
 
 
 @main.command()
@@ -206,20 +207,54 @@ def demo(folder: Path, seed: int, cores: str) -> None:
 
 
 @main.command()
+@click.argument("output", type=PATH)
+@click.option("--specimen", default="SrTiO3", show_default=True, help="What to look at, such as SrTiO3 or Si.")
+@click.option("--format", "file_format", type=click.Choice(["dm4", "emd", "folder"]), default="dm4", show_default=True)
+@click.option("--truth", type=PATH, help="NPZ file for the exact drift and maps.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of specimen, drift, damage and noise.")
+@click.option("--set", "options", multiple=True, metavar="NAME=VALUE", help="Any other option, such as n_frames=20.")
+@click.option("--device", default="cpu", show_default=True, help="Where it is rendered.")
+def simulate(output: Path, file_format: str, options: tuple[str, ...], **named: Any) -> None:
+    """Simulate a series with known truth and write it to OUTPUT as a microscope would have."""
+    from atomdiffuser.cli_run import logging_to, one_sentence
+
+    with logging_to(None), one_sentence("simulate"):
+        from atomdiffuser.stages.simulate import simulate as stage
+
+        stage(output, format=file_format, **named, **dict(map(_assignment, options)))
+
+
+@main.command()
 @click.argument("file", type=click.Path(exists=True, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(file: Path, as_json: bool) -> None:
     """Say what FILE is: raw microscope file, frame store, maps or table."""
     from atomdiffuser.cli_info import print_info
-    from atomdiffuser.cli_run import one_sentence
+    from atomdiffuser.cli_run import logging_to, one_sentence
 
-    with one_sentence("info"):
+    with logging_to(None), one_sentence("info"):
         print_info(file, as_json=as_json)
 
 
 def _signal(text: str | None) -> int | str | None:
     """A signal's number or its title."""
     return int(text) if text and text.isdecimal() else text
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    """`shape=128,160` → ("shape", (128, 160)); what is no number, true or false stays text."""
+    import json
+
+    from atomdiffuser.errors import SettingsError
+
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise SettingsError(f"--set {text!r} is not NAME=VALUE, such as n_frames=20")
+    try:
+        parsed = json.loads(f"[{value}]")
+    except ValueError:
+        return name, value
+    return name, parsed[0] if len(parsed) == 1 else tuple(parsed)
 
 
 def _parse_json(text: str) -> dict[str, Any]:

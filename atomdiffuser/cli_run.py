@@ -52,18 +52,19 @@ def run_stage(
     log: Path | None = None,
     status: Path | None = None,
     threads: int | None = None,
-    name: str = "",
-    source: str = "",
-    fingerprint: str = "",
+    **identity: str,
 ) -> None:
-    """Run one stage; what goes wrong becomes one sentence on stderr, and in the status file where there is one."""
+    """Run one stage; what goes wrong becomes one sentence on stderr, and in the status file where there is one.
+
+    `identity` is what the stage knows of its series, see `Record`.
+    """
     set_threads(threads)
     record = None
     label = stage
     if status is not None:
         from atomdiffuser.workflow.record import Record
 
-        record = Record(status, stage, name=name, source=source, fingerprint=fingerprint)
+        record = Record(status, stage, **identity)
         label = f"{stage} {status.absolute().parent.name}"
     started = time.monotonic()
     with logging_to(log), one_sentence(label, log=log, on_failure=record.fail if record else None):

@@ -6,7 +6,8 @@ import logging
 import re
 
 BOOKKEEPING = re.compile(
-    r"Select jobs to execute|Execute \d+ jobs|Using shell|Assuming unrestricted|Exiting because a job execution failed"
+    r"Select jobs to execute|Execute \d+ jobs|Activating conda environment|Using shell|Assuming unrestricted"
+    r"|Exiting because a job execution failed"
 )
 STREAM_HANDLER = "DefaultStreamHandler"
 

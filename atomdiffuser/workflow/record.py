@@ -16,7 +16,8 @@ INTERRUPTED = "stopped before its report was written: interrupted, or killed for
 class Record:
     """The status file of one series, as one of its stages sees it.
 
-    `name`, `source` and `fingerprint` are known to the first stage; the others keep what is there.
+    `name`, `source` and `fingerprint` are known to the first stage, `config_hash` to the last; the others keep what is
+    there.
     """
 
     path: Path
@@ -24,6 +25,7 @@ class Record:
     name: str = ""
     source: str = ""
     fingerprint: str = ""
+    config_hash: str = ""
 
     def begin(self) -> None:
         """From here on the series counts as failed until its report is written, and its old report is gone.
@@ -53,6 +55,7 @@ class Record:
                 state="failed",
                 stage=self.stage,
                 reason=reason,
+                config_hash=self.config_hash or previous.config_hash,
                 fingerprint=self.fingerprint or previous.fingerprint,
                 updated=datetime.now(UTC).isoformat(timespec="seconds"),
             ),

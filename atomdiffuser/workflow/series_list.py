@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ LOG = f"{FOLDER}/summary.log"
 
 def write_series_list(path: Path, entries: Sequence[SeriesEntry]) -> None:
     """Write the list, whole or not at all; a list that already says the same keeps its time stamp."""
-    text = json.dumps([dataclasses.asdict(e) for e in entries], indent=1, ensure_ascii=False, default=str) + "\n"
+    text = json.dumps([e.to_json() for e in entries], indent=1, ensure_ascii=False) + "\n"
     if path.is_file() and path.read_text(encoding="utf-8") == text:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,7 +35,6 @@ def read_series_list(path: Path) -> list[SeriesEntry]:
     from atomdiffuser.io.discovery import SeriesEntry
 
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        return [SeriesEntry(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}) for row in rows]
-    except (OSError, ValueError, TypeError) as error:
+        return [SeriesEntry.from_json(row) for row in json.loads(path.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise StoreError(f"{path}: not a list of series ({error}); run the workflow on the session first") from error

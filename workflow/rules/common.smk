@@ -1,5 +1,6 @@
 # Configuration, the session's series, and what all rules share. Nothing here runs a job.
 
+import hashlib
 import json
 import os
 import shlex
@@ -76,6 +77,7 @@ STATUS = f"{OF_SERIES}status.json"
 
 FLAGS = {stage: settings_flags(settings) for stage, settings in vars(SETTINGS).items()}
 CODE = {stage: code_hash(f"atomdiffuser.stages.{stage}") for stage in (*FLAGS, "summary")}
+CONFIG_HASH = hashlib.sha256(json.dumps(FLAGS, sort_keys=True).encode()).hexdigest()[:16]
 RUN_COMMAND = run_command(FOLDERS)
 SUMMARY_COMMAND = summary_command(FOLDERS, FLAGS["report"])
 

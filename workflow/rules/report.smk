@@ -27,15 +27,17 @@ rule report_series:
         mem_mb=4000,
         runtime=60,
     params:
-        folder=lambda wildcards, output: os.path.dirname(output.html),
+        results=lambda wildcards, output: os.path.dirname(os.path.dirname(output.html)) or ".",
         names=names_of_report,
-        # a function of `input`, which Snakemake does not record: another path to the session changes no result
+        # functions of `input`, which Snakemake does not record: neither changes a result by itself
         command=lambda wildcards, input: RUN_COMMAND,
+        config_hash=lambda wildcards, input: CONFIG_HASH,
         settings=FLAGS["report"],
         status=STATUS,
         code=CODE["report"],
     message:
         "{wildcards.series}: writing the report"
     shell:
-        "python -m atomdiffuser report {params.folder:q} {output.html:q} {params.names:q} --command {params.command:q}"
+        "python -m atomdiffuser report {params.results:q} {output.html:q} {params.names:q} --command {params.command:q}"
+        " --config-hash {params.config_hash}"
         " {params.settings:q} --threads {threads} --status {params.status:q} --log {log:q}"

@@ -19,11 +19,11 @@ rule summary:
         mem_mb=4000,
         runtime=60,
     params:
-        folder=lambda wildcards, output: os.path.dirname(output.html) or ".",
+        results=lambda wildcards, output: os.path.dirname(output.html) or ".",
         settings=FLAGS["report"],
         code=CODE["summary"],
     message:
         f"Summarising {len(SERIES)} series"
     shell:
-        "python -m atomdiffuser summary {params.folder:q} {input.entries:q} {output.html:q} {output.table:q}"
+        "python -m atomdiffuser summary {params.results:q} {input.entries:q} {output.html:q} {output.table:q}"
         " {params.settings:q} --threads {threads} --log {log:q}"
