@@ -7,6 +7,11 @@ import numpy as np
 CHANGE_LIMIT_PERCENT = 100.0
 """The scale runs from −100 % (gone) over 0 (intact) to +100 %; values beyond are drawn in the end colours."""
 
+CHANGE_POWER = 0.6
+"""Distance from the middle of the scale grows as |change| to this power: damage worth seeing begins at a few per cent."""
+
+CHANGE_TICKS_PERCENT = (-100, -50, -20, -5, 0, 5, 20, 50, 100)
+
 _LOSS_TO_GAIN = (
     "#590007", "#8b2706", "#be6533", "#d39774", "#eacebd", "#c9dde7", "#71a7c4", "#1d6e9c", "#023e7d", "#001260",
 )  # fmt: skip
@@ -33,11 +38,16 @@ def change_lut(size: int = 256) -> np.ndarray:
 def colour_change(change_percent: np.ndarray) -> np.ndarray:
     """(…, 3) uint8 colours of a map of changes [%]; NaN comes out mid-grey."""
     lut = change_lut()
-    scaled = (np.clip(change_percent, -CHANGE_LIMIT_PERCENT, CHANGE_LIMIT_PERCENT) / CHANGE_LIMIT_PERCENT + 1) / 2
-    index = np.rint(np.nan_to_num(scaled, nan=0.5) * (len(lut) - 1)).astype(int)
+    index = np.rint(np.nan_to_num(scale_position(change_percent), nan=0.5) * (len(lut) - 1)).astype(int)
     colours = lut[index]
     colours[~np.isfinite(change_percent)] = (150, 150, 150)
     return colours
+
+
+def scale_position(change_percent: np.ndarray | float) -> np.ndarray:
+    """Place of a change on the colour bar, 0 (−100 %) … 0.5 (intact) … 1 (+100 %)."""
+    share = np.clip(np.asarray(change_percent, dtype=float) / CHANGE_LIMIT_PERCENT, -1, 1)
+    return (np.sign(share) * np.abs(share) ** CHANGE_POWER + 1) / 2
 
 
 def css_gradient() -> str:

@@ -89,7 +89,7 @@ def pairs_figure(pairs: pd.DataFrame, facts: SeriesFacts) -> str:
         return svg.to_svg(figure, "pairs", described)
 
 
-def sparkline(curve: np.ndarray, width: int = 96, height: int = 26, *, low: float = 0.0, high: float = 1.2) -> str:
+def sparkline(curve: np.ndarray, width: int = 96, height: int = 32, *, low: float = 0.0, high: float = 1.1) -> str:
     """A whole-field contrast curve as a tiny SVG; the same vertical range for every series."""
     points = [(i, v) for i, v in enumerate(curve) if np.isfinite(v)]
     if len(points) < 2:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +17,11 @@ from atomdiffuser.series import FrameSeries
 
 UNKNOWN_SOURCE = "unknown"
 MISSING_LINES = {
-    "probe_current_pA": ("beam current", "probe_current_pA: 30        # your value, in pA"),
-    "dwell_s": ("dwell time", "dwell_s: 8.0e-6             # your value, in seconds per pixel"),
-    "pixel_size_nm": ("pixel size", "pixel_size_nm: 0.02         # your value, in nm per pixel"),
+    "probe_current_pA": ("beam current", "probe_current_pA: 30    # your value, in pA"),
+    "dwell_s": ("dwell time", "dwell_s: 8.0e-6         # your value, in seconds per pixel"),
+    "pixel_size_nm": ("pixel size", "pixel_size_nm: 0.02     # your value, in nm per pixel"),
 }
+"""What a field is called, and the line of session.yaml that states it."""
 
 CITATIONS = (
     "Method: AtomDiffuser: Time-Aware Degradation Modeling for Drift and Beam Damage in STEM Imaging. arXiv:2508.10359 (2025).",
@@ -41,8 +43,8 @@ class Row:
     source: str
 
 
-def acquisition_rows(series: FrameSeries, facts: SeriesFacts) -> list[Row]:
-    """Every acquisition value a damage report must contain, the unknown ones included."""
+def acquisition_rows(series: FrameSeries, conditions: Mapping[str, Any]) -> list[Row]:
+    """Every acquisition value a damage report must contain, the unknown ones included, and the user's conditions."""
     a = series.acquisition
     height, width = series.frame_shape
 
@@ -74,6 +76,7 @@ def acquisition_rows(series: FrameSeries, facts: SeriesFacts) -> list[Row]:
         row("dark level", "dark_level", with_unit(a.dark_level, "counts")),
         row("gain", "gain_e", with_unit(a.gain_e, "e⁻ per count")),
     ]
+    rows += [Row(str(key).replace("_", " "), str(value), "session.yaml") for key, value in conditions.items()]
     per_frame = a.fluence_per_frame_e_per_A2
     if per_frame is None:
         missing = ", ".join(MISSING_LINES[m][0] for m in a.missing_for_fluence())
@@ -86,16 +89,17 @@ def acquisition_rows(series: FrameSeries, facts: SeriesFacts) -> list[Row]:
     return rows
 
 
-def missing_note(series: FrameSeries) -> tuple[str, str] | None:
+def missing_note(series: FrameSeries, series_id: str) -> tuple[str, str] | None:
     """What keeps fluence from being computed, and the lines for session.yaml; None when nothing does."""
     missing = series.acquisition.missing_for_fluence()
     if not missing:
         return None
     names = " and ".join(MISSING_LINES[m][0] for m in missing)
-    return names, "\n".join(MISSING_LINES[m][1] for m in missing)
+    lines = "".join(f"\n    {MISSING_LINES[m][1]}" for m in missing)
+    return names, f"series:\n  {series_id}:{lines}"
 
 
-def acquisition_line(series: FrameSeries, facts: SeriesFacts) -> str:
+def acquisition_line(series: FrameSeries) -> str:
     """The one line under a page's title."""
     a = series.acquisition
     height, width = series.frame_shape

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from atomdiffuser.report import formatting
 from atomdiffuser.report.formatting import known
@@ -31,9 +32,15 @@ def _environment() -> jinja2.Environment:
 
     environment.globals.update(asset=asset, known=known)
     environment.filters.update(
+        symbols=symbols,
         number=formatting.number, integer=formatting.integer, fixed=formatting.fixed, exact=exact, json=lambda v: Markup(to_json(v))
     )
     return environment
+
+
+def symbols(text: str) -> Markup:
+    """Text with the symbols F_c, t_c and n_c set with a subscript."""
+    return Markup(re.sub(r"\b([Ftn])_c\b", r"\1<sub>c</sub>", str(escape(text))))
 
 
 def exact(value: Any) -> str:

@@ -14,7 +14,15 @@ from markupsafe import Markup
 from atomdiffuser.config import ReportSettings
 from atomdiffuser.io.status import Status
 from atomdiffuser.report import figures, images, methods
-from atomdiffuser.report.colours import CHANGE_LIMIT_PERCENT, change_lut, colour_change, css_gradient
+from atomdiffuser.report.colours import (
+    CHANGE_LIMIT_PERCENT,
+    CHANGE_POWER,
+    CHANGE_TICKS_PERCENT,
+    change_lut,
+    colour_change,
+    css_gradient,
+    scale_position,
+)
 from atomdiffuser.report.facts import WHOLE, suspected_hops, witness_of
 from atomdiffuser.report.formatting import integer, interval, known, number, unit_text
 from atomdiffuser.report.payload import chosen_states, column, map_states
@@ -59,12 +67,12 @@ def series_page(
         facts=facts,
         verdict=judge(facts, settings),
         exposure=exposure_text(facts),
-        acquisition_line=methods.acquisition_line(results.series, facts),
-        acquisition=methods.acquisition_rows(results.series, facts),
-        missing=methods.missing_note(results.series),
+        acquisition_line=methods.acquisition_line(results.series),
+        acquisition=methods.acquisition_rows(results.series, _conditions(results)),
+        missing=methods.missing_note(results.series, series_id),
         pictures=pictures,
         gradient=css_gradient(),
-        change_limit=CHANGE_LIMIT_PERCENT,
+        scale_ticks=[(float(100 * scale_position(t)), f"{t:+d}".replace("-", "−") if t else "0") for t in CHANGE_TICKS_PERCENT],
         svg={
             "decay": Markup(figures.decay_figure(results.damage, facts)),
             "drift": Markup(figures.drift_figure(results.trajectory, facts)),
@@ -232,6 +240,8 @@ def _provenance(results: SeriesResults, status: Status, command: str | None) -> 
     """Where the numbers come from, as label and text."""
     rows = [("series", status.series), ("raw file", status.source), ("content hash", status.fingerprint)]
     for key, value in results.attributes.items():
+        if key == "sources" and isinstance(value, list) and value:
+            rows.append(("raw files", f"{value[0]} and {integer(len(value) - 1)} more" if len(value) > 1 else value[0]))
         if isinstance(value, str | int | float) and key not in ("kind", "name", "version"):
             rows.append((key.replace("_", " "), str(value)))
     weights = results.tables["pairs"].attrs.get("weights") or results.maps.attributes.get("weights")
@@ -243,6 +253,13 @@ def _provenance(results: SeriesResults, status: Status, command: str | None) -> 
     ]
     seen: set[tuple[str, str]] = set()
     return [r for r in rows if r[1] and not (r in seen or seen.add(r))]
+
+
+def _conditions(results: SeriesResults) -> dict[str, Any]:
+    """What session.yaml says of the specimen: temperature, coating and the like."""
+    overrides = results.attributes.get("overrides")
+    conditions = overrides.get("conditions") if isinstance(overrides, dict) else None
+    return conditions if isinstance(conditions, dict) else {}
 
 
 def _stores(folder: Path, page: Path) -> list[dict[str, str]]:
@@ -307,6 +324,7 @@ def _payload(
         "picture": picture,
         "lut": change_lut(256).ravel(),
         "limit": CHANGE_LIMIT_PERCENT,
+        "power": CHANGE_POWER,
         "pairs": {
             "reference": pairs["reference"].tolist(),
             "moving": pairs["moving"].tolist(),

@@ -16,11 +16,11 @@ from atomdiffuser._version import __version__
 from atomdiffuser.config import ReportSettings
 from atomdiffuser.report import figures, images
 from atomdiffuser.report.facts import WHOLE, SeriesFacts, gather_facts
-from atomdiffuser.report.formatting import integer, interval, known, plural, unit_text
+from atomdiffuser.report.formatting import integer, interval, known, number, unit_text
 from atomdiffuser.report.render import render
 from atomdiffuser.report.results import read_tables
 from atomdiffuser.report.session_figures import Curve, curves_figure, forest_figure
-from atomdiffuser.report.verdict import Verdict, critical_text, judge
+from atomdiffuser.report.verdict import Verdict, critical_text, judge, over_closure, over_loss
 from atomdiffuser.series import FrameSeries
 
 THUMBNAIL_PX = 72
@@ -107,7 +107,7 @@ def session_page(rows: Sequence[SessionRow], settings: ReportSettings, *, page: 
     counts = {group: sum(row.group == group for row in rows) for group in STATES}
     return render(
         "session.html",
-        rows=[_shown(row, page) for row in rows],
+        rows=[_shown(row, page, settings) for row in rows],
         counts={g: n for g, n in counts.items() if n},
         states=STATES,
         sentence=_sentence(rows, counts),
@@ -127,7 +127,7 @@ def _sentence(rows: Sequence[SessionRow], counts: dict[str, int]) -> str:
     return f"{total}: {', '.join(said)}." if said else "No series were found in this session."
 
 
-def _shown(row: SessionRow, page: Path) -> dict[str, Any]:
+def _shown(row: SessionRow, page: Path, settings: ReportSettings) -> dict[str, Any]:
     """One row as the template shows it."""
     shown: dict[str, Any] = {
         "row": row,
@@ -145,7 +145,11 @@ def _shown(row: SessionRow, page: Path) -> dict[str, Any]:
         "intensity": interval(intensity.loss_percent, intensity.loss_lo95, intensity.loss_hi95),
         "critical": f"{text} {unit}" if text and not contrast.lower_bound else text or "–",
         "used": f"{integer(row.facts.n_valid)} of {integer(row.facts.n_frames)}",
-        "frames": plural(row.facts.n_frames, "frame"),
+        "contrast_over": over_loss(contrast, settings),
+        "intensity_over": over_loss(intensity, settings),
+        "closure_over": over_closure(row.facts, settings),
+        "loss_why": f"{number(settings.warn_loss_percent)} % or more",
+        "closure_why": f"above {number(settings.warn_closure_px)} px",
         "exposure_known": known(row.facts.fluence_e_per_A2),
     }
 

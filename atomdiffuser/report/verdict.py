@@ -141,9 +141,19 @@ def registration_clause(facts: SeriesFacts, settings: ReportSettings) -> str:
     details = ", ".join(d for d in (closure, hops) if d)
     if facts.n_valid < MIN_FRAMES_FOR_CURVE:
         return f"registration from one pair, which nothing checks{f' ({details})' if details else ''}"
-    if facts.hops or (known(facts.closure_px) and facts.closure_px > settings.warn_closure_px):
+    if facts.hops or over_closure(facts, settings):
         return f"registration needs a look ({details})"
     return f"registration sound ({details})" if details else "registration could not be checked"
+
+
+def over_loss(witness: Witness, settings: ReportSettings) -> bool:
+    """Whether a signal changed significantly, and by as much as the settings mark."""
+    return witness.changed and abs(witness.loss_percent) >= settings.warn_loss_percent
+
+
+def over_closure(facts: SeriesFacts, settings: ReportSettings) -> bool:
+    """Whether the largest closure error is above what the settings allow."""
+    return known(facts.closure_px) and facts.closure_px > settings.warn_closure_px
 
 
 def _speaks(witness: Witness, facts: SeriesFacts) -> bool:
@@ -156,21 +166,17 @@ def _flags(facts: SeriesFacts, settings: ReportSettings) -> list[Flag]:
     if facts.n_valid < 2:
         flags.append(Flag("bad", "no result", f"{integer(facts.n_valid)} of {plural(facts.n_frames, 'frame')} could be used"))
     elif facts.n_valid < MIN_FRAMES_FOR_CURVE:
-        flags.append(Flag("look", "two frames", "with two frames neither a curve nor a closure can be checked"))
+        flags.append(Flag("look", "two frames", "neither a curve nor a closure can be checked"))
     if facts.hops:
-        flags.append(
-            Flag("look", "lattice hops", f"{integer(facts.hops)} of {plural(facts.n_pairs, 'pair')} may be off by a lattice vector")
-        )
-    if known(facts.closure_px) and facts.closure_px > settings.warn_closure_px:
-        why = f"closure {number(facts.closure_px, 2)} px, threshold {number(settings.warn_closure_px)} px"
-        flags.append(Flag("look", "closure", why))
+        flags.append(Flag("look", "lattice hops", f"{integer(facts.hops)} of {plural(facts.n_pairs, 'pair')} suspected"))
+    if over_closure(facts, settings):
+        flags.append(Flag("look", "closure", f"above {number(settings.warn_closure_px)} px"))
     for witness in (facts.contrast, facts.intensity):
-        if witness.changed and abs(witness.loss_percent) >= settings.warn_loss_percent:
-            label = f"{witness.witness} {'loss' if witness.loss_percent > 0 else 'gain'}"
-            why = f"{change_text(witness)}; threshold {number(settings.warn_loss_percent)} %"
-            flags.append(Flag("look", label, why))
+        if over_loss(witness, settings):
+            what = f"{witness.witness} {'loss' if witness.loss_percent > 0 else 'gain'}"
+            flags.append(Flag("look", what, f"{number(settings.warn_loss_percent)} % or more"))
     if facts.n_excluded > MANY_EXCLUDED * facts.n_frames and facts.n_valid >= 2:
-        flags.append(Flag("look", "frames excluded", frames_clause(facts)))
+        flags.append(Flag("look", "frames excluded", f"more than {number(100 * MANY_EXCLUDED)} %"))
     if not facts.fluence_known:
         flags.append(Flag("look", "fluence unknown", "beam current, dwell time or pixel size is missing"))
     return flags

@@ -46,6 +46,8 @@ def _row(results: Path, entry: SeriesEntry, settings: ReportSettings) -> Session
     source = ", ".join(str(s) for s in list(entry.sources)[:1]) + (" …" if len(entry.sources) > 1 else "")
     if entry.state == "skipped":
         return SessionRow(entry.series_id, entry.name, source, "skipped", reason=entry.reason or "")
+    if entry.state == "failed":
+        return SessionRow(entry.series_id, entry.name, source, "failed", "convert", entry.reason or "cannot be read")
     folder = results / entry.series_id
     try:
         status = read_status(folder / "status.json")

@@ -86,9 +86,10 @@ AD.chart = (host, makeSpec) => {
         ? { x1: X(line.at), x2: X(line.at), y1: margin.top, y2: margin.top + h, style: `stroke:${line.colour}`, "stroke-dasharray": line.dash, "stroke-width": line.width || 1 }
         : { x1: margin.left, x2: margin.left + w, y1: Y(line.at), y2: Y(line.at), style: `stroke:${line.colour}`, "stroke-dasharray": line.dash, "stroke-width": line.width || 1 }));
       if (line.text) {
-        const late = vertical && X(line.at) > margin.left + w * 0.6;
+        const room = 6.4 * line.text.length; // about the text's width
+        const late = vertical && X(line.at) + room > margin.left + w && X(line.at) - room > margin.left;
         root.append(AD.svg("text", vertical
-          ? { x: X(line.at) + (late ? -6 : 6), y: margin.top + 15, "text-anchor": late ? "end" : "start", style: `fill:${line.colour}` }
+          ? { x: X(line.at) + (late ? -6 : 6), y: margin.top + h - 10, "text-anchor": late ? "end" : "start", style: `fill:${line.colour}` }
           : { x: margin.left + 6, y: Y(line.at) - 5, class: "muted" }, line.text));
       }
     }

@@ -12,7 +12,7 @@
   const xFirst = frames.x[used[0]], xLast = frames.x[used[used.length - 1]];
   const unit = AD.unit[data.axis.unit];
   const COLOURS = { contrast: "var(--contrast)", intensity: "var(--intensity)" };
-  const state = { x: xLast, witness: "contrast", region: 0, opacity: 0.6, drift: false };
+  const state = { x: xLast, witness: "contrast", region: 0, opacity: 0.65, drift: false };
 
   let pending = false;
   const later = () => { if (!pending) { pending = true; requestAnimationFrame(() => refresh()); } };
@@ -67,6 +67,12 @@
   const py = AD.places(H, maps.shape[0], ratio), px = AD.places(W, maps.shape[1], ratio);
   const lut = Uint8ClampedArray.from(data.lut);
 
+  // index into the colours for ratios 0 … 2 in steps of 1/2000
+  const colourOf = Uint8Array.from({ length: 4001 }, (_, i) => {
+    const change = Math.max(-1, Math.min(1, ((i / 2000 - 1) * 100) / data.limit));
+    return Math.round((Math.sign(change) * Math.abs(change) ** data.power + 1) * 127.5);
+  });
+
   const paint = () => {
     if (!picture.ready) return;
     const m = { contrast: mapAt("contrast", state.x), intensity: mapAt("intensity", state.x) };
@@ -93,7 +99,7 @@
         const [u, k] = state.witness === "contrast" ? [other, l] : [l, other];
         const base = picture.base[i] - zero;
         grey = zero + base * (u === u ? u : 1) + (grey - picture.base[i]) * (k === k ? k : 1);
-        const at = 3 * Math.max(0, Math.min(255, Math.round(((l - 1) * 100 / data.limit + 1) * 127.5)));
+        const at = 3 * colourOf[Math.max(0, Math.min(4000, Math.round(l * 2000)))];
         out[4 * i] = grey + (lut[at] - grey) * strength;
         out[4 * i + 1] = grey + (lut[at + 1] - grey) * strength;
         out[4 * i + 2] = grey + (lut[at + 2] - grey) * strength;
@@ -116,6 +122,17 @@
     context.drawImage(buffer, 0, 0);
   };
   AD.paint = paint;
+
+  canvas.addEventListener("pointermove", (event) => {
+    if (state.drift) return;
+    const box = canvas.getBoundingClientRect();
+    const [x, y] = [((event.clientX - box.left) / box.width) * W, ((event.clientY - box.top) / box.height) * H].map(Math.floor);
+    if (x < 0 || y < 0 || x >= W || y >= H) return;
+    const l = mapAt(state.witness, state.x).values[py.own[y] * maps.shape[1] + px.own[x]], f = data.picture.factor;
+    const value = l === l ? `${l >= 1 ? "+" : ""}${AD.number(100 * (l - 1), 2)} %` : "not seen";
+    $("map-label").textContent = `${state.witness} ${value} at y ${Math.round((y + 0.5) * f)}, x ${Math.round((x + 0.5) * f)} px`;
+  });
+  canvas.addEventListener("pointerleave", () => later());
 
   const first = $("img-first");
   const prepare = () => {
@@ -141,6 +158,8 @@
     const values = ["contrast", "intensity"].flatMap((w) => [...r[w], ...r[w + "_lo95"], ...r[w + "_hi95"]]);
     const [low, top] = AD.extent([...values, 1, 0.95]);
     const range = [Math.max(Math.min(0, low), Math.min(low - 0.05 * (top - low), low)), top + 0.06 * (top - low)];
+    // from zero, unless that would leave much of the chart empty
+    const start = xFirst <= 0.25 * xLast ? Math.min(0, xFirst) : xFirst - 0.03 * (xLast - xFirst);
     const curves = [], lines = [{ at: 1, axis: "y", colour: "var(--muted)", dash: "1 3" }];
     if (range[0] < 1 / Math.E) lines.push({ at: 1 / Math.E, axis: "y", colour: "var(--muted)", dash: "1 3", text: "1/e" });
     for (const [w, marker, dash] of [["intensity", "s", "6 3"], ["contrast", "o", ""]])
@@ -151,12 +170,13 @@
         const steps = Array.from({ length: 60 }, (_, i) => xFirst + ((high - xFirst) * i) / 59);
         curves.push({ x: steps, y: steps.map((x) => Math.exp(-(x - frames.x[data.reference]) / c.value)), colour: COLOURS[c.witness], dash: "2 3", width: 1.2 });
       }
-      if (c.value <= high) lines.push({ at: c.value, axis: "x", colour: COLOURS[c.witness], dash: "8 3 2 3", text: c.witness === "contrast" ? `1/e at ${c.text}` : "" });
+      if (c.value <= high) lines.push({ at: c.value, axis: "x", colour: COLOURS[c.witness], dash: "8 3 2 3", text: c.witness === "contrast" ? "1/e" : "" });
+
     }
     const times = frames.time.some((t) => t !== null) && data.axis.unit === "e_per_A2";
     const top2 = times && used.length > 1 ? timeAxis() : null;
     const critText = critical.filter((c) => c.witness === "contrast").map((c) => `contrast falls to 1/e at ${c.text}`);
-    return { x: { label: data.axis.label, range: [Math.min(0, xFirst), high] }, y: { label: "ratio to reference frame", range }, curves, lines, top: top2,
+    return { x: { label: data.axis.label, range: [start, high + 0.012 * (high - start)] }, y: { label: "ratio to reference frame", range }, curves, lines, top: top2,
       pick: setTime, describe: `${r.region}: contrast and intensity against ${data.axis.label}. ${critText.join("; ")}` };
   };
   const timeAxis = () => {
@@ -168,11 +188,11 @@
   };
   const decay = AD.chart($("decay-chart"), decaySpec);
   const legend = () => {
-    const bounds = data.critical.filter((c) => c.region === region().region && c.bound && c.witness === "contrast");
+    const own = data.critical.filter((c) => c.region === region().region);
     AD.legend($("decay-legend"), [
       { text: "contrast", colour: COLOURS.contrast, marker: "o" }, { text: "intensity", colour: COLOURS.intensity, dash: "6 3", marker: "s" },
-      ...(data.critical.some((c) => c.region === region().region && !c.bound && c.model === "exponential") ? [{ text: "fit", colour: "var(--muted)", dash: "2 3" }] : []),
-      ...bounds.map((c) => ({ text: `contrast falls to 1/e at ${c.text}`, colour: "transparent" })),
+      ...(own.some((c) => !c.bound && c.model === "exponential") ? [{ text: "fit", colour: "var(--muted)", dash: "2 3" }] : []),
+      ...own.filter((c) => c.witness === "contrast").map((c) => ({ text: `contrast falls to 1/e at ${c.text}`, colour: c.bound ? "transparent" : COLOURS.contrast, dash: "8 3 2 3" })),
     ]);
   };
 
