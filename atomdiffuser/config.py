@@ -73,15 +73,13 @@ class DamageSettings:
     """Raw frames, trajectory and maps → damage per region, critical fluence."""
 
     grid: tuple[int, ...] = setting((3, 3), "Rows and columns of the grid of regions", minimum=1, maximum=64)
-    block_px: float | Literal["auto"] = setting(
-        "auto", "Side of the blocks that the bootstrap resamples; auto takes at least the lattice period", unit="px", above=0.0
-    )
-    bootstrap_samples: int = setting(400, "Bootstrap samples behind each confidence interval", minimum=50, maximum=100000)
     min_coverage: float = setting(0.5, "A region seen less than this in a frame has no value there", minimum=0.0, maximum=1.0)
     min_span_of_critical: float = setting(
         0.3, "Below this share of the fitted critical fluence only a lower bound is given", above=0.0, maximum=10.0
     )
-    seed: int = setting(20250810, "Seed of the bootstrap", minimum=0)
+    area_threshold: float = setting(
+        0.5, "The share of a region whose contrast map is below this is reported", above=0.0, maximum=1.0
+    )
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 from atomdiffuser.interpolation import filter_separable
 
 PATCH_PX = 16
-OUTLYING_RATIO = 0.4
+OUTLYING_RATIO = 0.6  # four standard deviations of a patch's variance
 SECOND_DIFFERENCE = torch.tensor([1.0, -2.0, 1.0], dtype=torch.float64)
 
 
@@ -40,7 +40,7 @@ def estimate_noise(frames: Tensor) -> NoiseModel:
 
     The response to the second difference along both axes (Immerkær, Comput. Vis. Image Underst. 64, 1996) sees only the
     corners of the spectrum, where oversampled STEM images hold noise alone. Its mean square per patch is regressed on the
-    patch mean; patches with more structure than noise lie above the line and are weighted down.
+    patch mean; patches with more structure than noise lie above the line and are left out.
     """
     response = filter_separable(frames, SECOND_DIFFERENCE, SECOND_DIFFERENCE) / 6
     size = min(PATCH_PX, *frames.shape[-2:])
@@ -54,8 +54,9 @@ def estimate_noise(frames: Tensor) -> NoiseModel:
         w = weight / scale**2
         readout, slope = _nonnegative_line(mean, variance, w)
         ratio = variance / (readout + slope * mean).clamp_min(1e-12 * float(variance.mean()) + 1e-30)
-        weight = 1 / (1 + ((ratio - 1) / OUTLYING_RATIO) ** 4)
-    return NoiseModel(float(readout), float(slope))
+        weight = (ratio < 1 + OUTLYING_RATIO).double()
+    level = (variance * weight).sum() / ((readout + slope * mean) * weight).sum().clamp_min(1e-30)
+    return NoiseModel(float(level * readout), float(level * slope))
 
 
 def _patch_means(images: Tensor, size: int) -> Tensor:

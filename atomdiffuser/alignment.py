@@ -1,0 +1,73 @@
+"""Resample raw frames onto the reference grid, once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from atomdiffuser import geometry
+from atomdiffuser.interpolation import (
+    affine_coordinates,
+    filter_separable,
+    sample_linear,
+    sample_nearest,
+    sample_spline,
+    spline_prefilter_kernel,
+)
+
+Extent = Literal["reference", "intersection", "union"]
+Interpolation = Literal["nearest", "linear", "cubic"]
+CORNERS = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]], dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Pixels of aligned frames: their shape, and where their first pixel lies on the reference frame (y, x) [px]."""
+
+    shape: tuple[int, int]
+    origin_px: tuple[int, int]
+
+
+def choose_grid(frame_from_reference: np.ndarray, shape: tuple[int, int], extent: Extent) -> Grid:
+    """The grid that covers the reference frame, what all frames saw, or what any frame saw.
+
+    `frame_from_reference` (t, 3, 3) holds valid frames only. An empty intersection falls back to the reference frame.
+    """
+    if extent == "reference":
+        return Grid(shape, (0, 0))
+    back = geometry.invert(torch.as_tensor(frame_from_reference))
+    corners = CORNERS * torch.tensor([n - 1 for n in shape], dtype=torch.float64)
+    places = geometry.apply_affine(back[:, None], corners).numpy()  # (t, 4, 2) on the reference grid
+    if extent == "union":
+        low, high = np.floor(places.min((0, 1))).astype(int), np.ceil(places.max((0, 1))).astype(int)
+    else:
+        low = np.ceil(np.sort(places, axis=1)[:, 1].max(0)).astype(int)  # the inner of the two corners of a side
+        high = np.floor(np.sort(places, axis=1)[:, 2].min(0)).astype(int)
+    size = high - low + 1
+    if (size < 1).any():
+        return Grid(shape, (0, 0))
+    return Grid((int(size[0]), int(size[1])), (int(low[0]), int(low[1])))
+
+
+def align_frame(frame: np.ndarray, frame_from_reference: np.ndarray, grid: Grid, interpolation: Interpolation) -> np.ndarray:
+    """One raw frame (Y, X) on the grid: float32 counts, NaN where the frame did not look."""
+    image = torch.from_numpy(np.ascontiguousarray(frame, dtype=np.float32))[None]
+    to_reference = geometry.translation(torch.tensor([grid.origin_px], dtype=torch.float64))
+    y, x = affine_coordinates(torch.as_tensor(frame_from_reference)[None] @ to_reference, grid.shape)
+    height, width = frame.shape
+    inside = (y >= 0) & (y <= height - 1) & (x >= 0) & (x <= width - 1)
+    return torch.where(inside, _sample(image, y, x, interpolation), torch.nan)[0].numpy()
+
+
+def _sample(image: Tensor, y: Tensor, x: Tensor, interpolation: Interpolation) -> Tensor:
+    if interpolation == "linear":
+        return sample_linear(image, y, x)
+    if interpolation == "nearest":
+        return sample_nearest(image, y, x)
+    prefilter = spline_prefilter_kernel()
+    padded = torch.nn.functional.pad(image[:, None], (4, 4, 4, 4), mode="reflect")[:, 0]  # the spline reaches past the edge
+    return sample_spline(filter_separable(padded, prefilter, prefilter), y + 4, x + 4)

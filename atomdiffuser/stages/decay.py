@@ -1,0 +1,62 @@
+"""frames.ome.zarr and trajectory.parquet → decay.zarr."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from atomdiffuser.config import DecaySettings
+from atomdiffuser.estimation.local_regression import estimate_decay_maps
+from atomdiffuser.io.map_store import MAP_NAMES, create_maps
+from atomdiffuser.stages._sources import describe_estimation, open_source, open_trajectory
+
+
+def decay(
+    frames: Path,
+    trajectory: Path,
+    output: Path,
+    settings: DecaySettings,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write the decay maps of a stored series against its reference frame, one frame after the other."""
+    series, source = open_source(frames, settings.device)
+    _, affines, valid, origin = open_trajectory(trajectory)
+    stride = settings.map_stride
+    map_shape = tuple(-(-n // stride) for n in series.frame_shape)
+    nothing = dict.fromkeys(MAP_NAMES, np.full(map_shape, np.nan, np.float32)) | {"coverage": np.zeros(map_shape, np.float32)}
+    bandwidths = np.full((series.n_frames, 2), np.nan)
+    attributes = {
+        "settings": dataclasses.asdict(settings), "reference_frame": origin, "frame_shape": list(series.frame_shape),
+        "estimation": describe_estimation(source), "bandwidth_px": bandwidths,
+    }
+    reference = source.prepared([origin])
+    with create_maps(
+        output, n_frames=series.n_frames, map_shape=map_shape, stride=stride, times_s=series.times_s,
+        pixel_size_nm=series.acquisition.pixel_size_nm, attributes=attributes,
+    ) as writer:
+        for k in range(series.n_frames):
+            maps = nothing
+            if valid[k]:
+                found = estimate_decay_maps(
+                    reference, source.prepared([k]), torch.as_tensor(affines[k : k + 1]), noise=source.noise,
+                    scales=source.scales, stride=stride,
+                    bandwidth_px=None if settings.bandwidth_px == "auto" else float(settings.bandwidth_px),
+                )
+                maps = {name: getattr(found, name)[0].cpu().numpy() for name in MAP_NAMES}
+                bandwidths[k] = float(found.intensity_bandwidth_px), float(found.contrast_bandwidth_px)
+                if k == origin:
+                    maps |= _undamaged(maps["coverage"])
+            writer.write(k, **maps)
+            if progress:
+                progress(k + 1, series.n_frames)
+
+
+def _undamaged(coverage: np.ndarray) -> dict[str, np.ndarray]:
+    """Maps of the reference frame against itself: exactly 1, without error."""
+    one, zero = (np.where(coverage > 0, np.float32(v), np.nan) for v in (1, 0))
+    return {"intensity": one, "contrast": one, "intensity_sigma": zero, "contrast_sigma": zero}
