@@ -89,7 +89,7 @@ def _sniff_hdf5(path: Path) -> str | None:
             if "version_major" in file.attrs or "emd_group_type" in file.attrs:
                 return NCEM
             return NCEM if path.suffix.lower() == ".emd" else None
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # h5py raises whatever it stumbles over
         raise ReadError(f"{path}: damaged HDF5 file ({error}); copy it again from the microscope") from None
 
 

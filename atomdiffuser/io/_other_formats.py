@@ -35,6 +35,8 @@ def read_mrc(path: Path) -> list[RawSignal]:
         )
     found = file_reader(str(path), lazy=True, endianness=order, chunks={0: 1})[0]
     data = found["data"]
+    if order == ">":  # the reader turns the header's bytes, not those of the pixels
+        data = data.view(data.dtype.newbyteorder(">"))
     if mode == 0 and _mrc_is_signed(words):
         data = data.view(np.int8)
     tilts = [number(t) for t in np.ravel(dig(found["original_metadata"], "fei_header", "a_tilt") or [])]

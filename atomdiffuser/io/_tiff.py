@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import gc
+import struct
 import threading
 import weakref
 from collections.abc import Mapping
@@ -12,8 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from atomdiffuser.errors import ReadError
 from atomdiffuser.io._mapped_metadata import acquisition_fields, mapped_metadata
 from atomdiffuser.io._raw_signal import Axis, RawSignal, clean_unit, dig, length_nm, positive, time_s
+
+MOST_CHANNELS = 7
+"""ImageJ's limit; some writers put every stack along its channel axis."""
 
 
 def read_tiff(path: Path) -> list[RawSignal]:
@@ -21,6 +26,7 @@ def read_tiff(path: Path) -> list[RawSignal]:
     import tifffile
     from rsciio.tiff import file_reader
 
+    _check_whole(path)
     found = file_reader(str(path), lazy=True)
     with tifffile.TiffFile(path) as file:
         imagej = file.imagej_metadata or {} if file.is_imagej else {}
@@ -31,6 +37,31 @@ def read_tiff(path: Path) -> list[RawSignal]:
     if len(found) != len(kinds):
         found = [{} for _ in kinds]
     return [_signal(path, k, *kind, f, imagej) for k, (kind, f) in enumerate(zip(kinds, found, strict=True))]
+
+
+def _check_whole(path: Path) -> None:
+    """Raise ReadError when the chain of pages leads out of the file: readers would end it there without a word."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(16)
+        order = "<" if head[:2] == b"II" else ">"
+        big = head[2:4] in (b"+\0", b"\0+")
+        count, entry, pointer = ("Q", 20, "Q") if big else ("H", 12, "I")
+        seen: set[int] = set()
+        try:
+            (offset,) = struct.unpack(order + pointer, head[8:16] if big else head[4:8])
+            while offset:
+                if offset >= size or offset in seen:
+                    raise struct.error
+                seen.add(offset)
+                file.seek(offset)
+                (entries,) = struct.unpack(order + count, file.read(struct.calcsize(count)))
+                file.seek(entries * entry, 1)
+                (offset,) = struct.unpack(order + pointer, file.read(struct.calcsize(pointer)))
+        except (struct.error, OSError, OverflowError):
+            raise ReadError(
+                f"{path}: truncated or damaged (page {len(seen) + 1} of it is missing); copy it again"
+            ) from None
 
 
 def _signal(
@@ -80,7 +111,7 @@ def _imagej_axes(
         for name, size, old in zip(("y", "x"), sizes, stated[1:], strict=True)
     ]
     stack = Axis("time", "s", step) if step else Axis("time", "", 1.0)
-    if axes[0] == "C":
+    if axes[0] == "C" and int(imagej.get("channels", 1)) <= MOST_CHANNELS:
         return [stack, *spatial], "several channels of one image (an ImageJ hyperstack)"
     spacing = positive(imagej.get("spacing"))
     if axes[0] == "Z" and spacing not in (None, 1.0) and length_nm(unit) and not step:

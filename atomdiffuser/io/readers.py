@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import gc
 import logging
 import re
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -176,6 +178,7 @@ def _load(path: Path) -> list[RawSignal]:
     except AtomDiffuserError:
         raise
     except Exception as error:
+        _release(error)
         raise ReadError(
             f"{path}: cannot be read as {found} ({type(error).__name__}: {error}); "
             "it may be truncated or damaged, copy it again from the microscope"
@@ -183,6 +186,15 @@ def _load(path: Path) -> list[RawSignal]:
     if not signals:
         raise ReadError(f"{path}: a {found} file without data; was the acquisition stopped before the first frame?")
     return signals
+
+
+def _release(error: BaseException | None) -> None:
+    """Close what a failed reader left open in the frames of its traceback."""
+    with quiet():
+        while error is not None:
+            traceback.clear_frames(error.__traceback__)
+            error = error.__cause__ or error.__context__
+        gc.collect()
 
 
 def _reader(name: str) -> Any:
@@ -219,15 +231,17 @@ def _checked(signal: RawSignal) -> RawSignal:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keeps what foreign readers warn and log away from users: what matters is in the result or an error."""
-    logger = logging.getLogger("rsciio")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("rsciio", "RosettaSciIO", "tifffile")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(before)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _info(index: int, signal: RawSignal) -> SignalInfo:

@@ -50,7 +50,7 @@ def stack(rng):
     return rng.integers(0, 60000, (4, 70, 90)).astype("u2")
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     stack=st.sampled_from(["u1", "<u2", ">u2", "<i2", "<i4", "<f4", ">f4", "<f8"]).flatmap(
         lambda dtype: hnp.arrays(dtype, hnp.array_shapes(min_dims=3, max_dims=3, max_side=5))

@@ -82,9 +82,9 @@ def test_every_column_of_the_documented_tables_is_described():
         "critical_fluence_hi95 lower_bound aicc aicc_constant p_value loss_percent loss_lo95 loss_hi95 onset_frame "
         "span n_frames",
     }
-    assert {kind: set(columns) for kind, columns in COLUMNS.items()} == {
-        k: set(v.split()) for k, v in documented.items()
-    }
+    for kind, columns in documented.items():
+        assert set(columns.split()) <= set(COLUMNS[kind])
+    assert all(description for columns in COLUMNS.values() for description, _ in columns.values())
 
 
 def test_undescribed_columns_kinds_and_suffixes_are_refused(tmp_path):
