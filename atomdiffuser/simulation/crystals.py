@@ -153,20 +153,20 @@ def random_crystals(
 ) -> CrystalBatch:
     """One of the five Bravais lattices per sample, with one to four random columns in its cell.
 
-    Vectors are the reduced pair: |a| ≤ |b| and the angle between them 60° to 90°.
+    Vectors are the reduced pair: |a| ≤ |b| and 0 ≤ a·b ≤ |a|²/2.
     """
     n = draws.n
     kind = draws.integers("bravais", 5)  # oblique, rectangular, centred rectangular, square, hexagonal
     a = draws.log_uniform("period", *period_px)
     ratio = draws.uniform("axial ratio", 1.0, 1.8)
-    angle = torch.deg2rad(draws.uniform("angle", 62.0, 88.0))
     right, sixty = (
         torch.full((n,), torch.pi / 2, dtype=torch.float64),
         torch.full((n,), torch.pi / 3, dtype=torch.float64),
     )
     one = torch.ones(n, dtype=torch.float64)
     b = a * torch.stack([ratio, ratio, one, one, one])[kind, torch.arange(n)]
-    angle = torch.stack([angle, right, angle, right, sixty])[kind, torch.arange(n)]
+    skew = torch.acos(draws.uniform("skew", 0.08, 0.92) * a / (2 * b))  # b stays the shortest way to its row
+    angle = torch.stack([skew, right, skew, right, sixty])[kind, torch.arange(n)]
     zero = torch.zeros_like(a)
     cell = torch.stack([torch.stack([zero, a], -1), torch.stack([b * angle.sin(), b * angle.cos()], -1)], -2)
     columns = draws.uniform("motif", 0.0, 1.0, 4, 2) @ cell

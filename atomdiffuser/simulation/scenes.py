@@ -16,6 +16,8 @@ from atomdiffuser.simulation.specimen import Specimen, Waves, cell_extremes, cry
 FAR_PX = 1e9
 """A border this far away is not there."""
 FILM_WAVES = 160
+SPECKLE_DEPTH = 3.5
+"""The darkest speckle of a frame, in standard deviations."""
 SPECIMENS = (*CRYSTALS, "nanoparticle", "amorphous")
 """Names that `named_specimen` knows."""
 
@@ -149,7 +151,11 @@ def assemble(
     scale = (1 - move(covered)) / (mean + high)
     defects = move(defects)
     defects = torch.cat([defects[..., :2], defects[..., 2:3] * scale[:, None, None], defects[..., 3:]], -1)
-    headroom = mean / -low
+    headroom = (0.8 * mean / -low).clamp_min(1)  # 0.8: next to a vacancy the local mean is lower
+    if not is_vacuum:
+        seen = around.film_under > 0 if around.facets is None else (around.facets[..., 2] < FAR_PX).any(-1)
+        speckle = torch.where(seen, SPECKLE_DEPTH * around.film_speckle, 0.0)
+        headroom = torch.minimum(headroom, 1 / move(speckle)).clamp_min(1)
     return Specimen(
         grains=tuple(Waves(w.vectors, w.amplitude * scale[:, None], w.phase) for w, _ in series),
         crystal_mean=mean * scale, boundary=move(far if lone else around.boundary),
@@ -168,15 +174,14 @@ def assemble(
 def _defects(
     crystal: CrystalBatch, shape: tuple[int, int], draws: Draws, around: Surroundings, margin: float
 ) -> Tensor:
-    """Vacancies (three of four) and foreign columns on the crystal's own sites, (n, d, 4)."""
+    """Vacancies (three of four) and foreign columns on the crystal's own sites, bright ones likelier, (n, d, 4)."""
     n, count = len(crystal.cell), around.defect_candidates
     if count == 0:
         return torch.zeros(n, 0, 4, dtype=torch.float64)
     size = torch.tensor(shape, dtype=torch.float64)
     near = draws.uniform("defect places", -margin, 1 + margin, count, 2) * size
-    occupied = crystal.weights > 0
     column = torch.multinomial(
-        occupied.double(), count, replacement=True, generator=draws.streams.generator("defect columns", "cpu")
+        crystal.weights, count, replacement=True, generator=draws.streams.generator("defect columns", "cpu")
     )
     cell = torch.floor(near @ torch.linalg.inv(crystal.cell))
     chosen = torch.gather(crystal.columns, 1, column[..., None].expand(-1, -1, 2))

@@ -32,7 +32,7 @@ _SERIES: dict[str, dict[str, Any]] = {
     "Au_particle_no_current.emd": dict(
         specimen="nanoparticle", format="emd", known_current=False, n_frames=8, shape=(256, 256), electrons_per_px=50,
         drift_px_per_frame=3.0, random_walk_px=0.5, rotation_deg_per_frame=0.3, damage="perlin", witness="contrast",
-        fluence_per_frame=2500.0, critical_fluence=15000.0, pixel_size_nm=0.03,
+        fluence_per_frame=2500.0, critical_fluence=22000.0, pixel_size_nm=0.03,
     ),
 }  # fmt: skip
 
