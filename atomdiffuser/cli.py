@@ -140,17 +140,17 @@ def align(frames: Path, trajectory: Path, aligned: Path, settings: AlignSettings
 @main.command()
 @click.argument("results", type=INPUT_FOLDER)
 @click.argument("output", type=PATH)
-@click.option("--series-id", help="Slug that names the series and its folder; default: the folder of OUTPUT.")
+@click.option("--series-id", help="Slug that names the series; default: the name of RESULTS.")
 @click.option("--name", help="Name for display; default: the slug.")
 @click.option("--command", help="Command to print in the page, by which it can be made again.")
 @click.option("--config-hash", default="", help="Hash of all settings, for the status file.")
 @settings_options(ReportSettings)
 @stage_options
 def report(results: Path, output: Path, settings: ReportSettings, run: Any, **names: Any) -> None:
-    """RESULTS, the folder that holds the series' folder → a page to read (OUTPUT)."""
-    series_id = names["series_id"] or output.absolute().parent.name
+    """RESULTS, the folder of one series → a page to read (OUTPUT)."""
+    series_id = names["series_id"] or results.absolute().name
     name = names["name"] or series_id
-    status = run["status"] or results / series_id / "status.json"
+    status = run["status"] or results / "status.json"
 
     def work(progress: Any) -> None:
         from atomdiffuser.stages.report import report as stage

@@ -161,9 +161,13 @@ def run_workflow(session: Path, *, results: Path | None = None, cores: str = "al
     # --config takes all that follows, so options of the caller go before it
     command[-len(config) - 1 : -len(config) - 1] = extra
     try:
-        return subprocess.call(command)
+        code = subprocess.call(command)
     except KeyboardInterrupt:
         return 130
+    page = (results or session / "results").absolute() / "summary.html"
+    if code == 0 and page.is_file():
+        click.echo(f"Open {page.as_uri()}")  # also when nothing was left to do, and below all that Snakemake says
+    return code
 
 
 def write_demo(session: Path, *, seed: int) -> None:

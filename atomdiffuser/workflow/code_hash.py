@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
+PASSED_ON_AS_FLAGS = ("config.py", "errors.py")  # settings arrive as parameters, messages change no result
 RESOURCES = (".html", ".css", ".js", ".yml", ".yaml", ".safetensors")
 
 
@@ -34,7 +35,7 @@ def imported_files(module: str, package: Path = PACKAGE) -> set[Path]:
     todo = [module]
     while todo:
         path = _source(todo.pop(), package)
-        if path is None or path in found:
+        if path is None or path in found or path.relative_to(package).as_posix() in PASSED_ON_AS_FLAGS:
             continue
         found.add(path)
         todo += _imports(path, package)

@@ -27,7 +27,7 @@ rule report_series:
         mem_mb=4000,
         runtime=60,
     params:
-        results=lambda wildcards, output: os.path.dirname(os.path.dirname(output.html)) or ".",
+        results=lambda wildcards, output: os.path.dirname(output.html),
         names=names_of_report,
         # functions of `input`, which Snakemake does not record: neither changes a result by itself
         command=lambda wildcards, input: RUN_COMMAND,
