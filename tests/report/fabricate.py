@@ -45,6 +45,7 @@ class Recipe:
     pixel_size_nm: tuple[float, float] | None = (0.02, 0.02)
     grid: tuple[int, int] = (3, 3)
     counts: float = 60.0
+    aligned: bool = True  # whether to write the aligned store
     seed: int = 7
 
 
@@ -64,7 +65,7 @@ NOTHING_KNOWN = Recipe(
     name="bare TIFF", n_frames=12, probe_current_pA=None, frame_time_s=None, pixel_size_nm=None, contrast_loss=0.2
 )
 TWO = Recipe(name="two frames", n_frames=2, contrast_loss=0.05, ci_half_width=0.06)
-MANY = Recipe(name="five hundred frames", n_frames=500, shape=(64, 80), contrast_loss=0.5)
+MANY = Recipe(name="five hundred frames", n_frames=500, shape=(56, 60), contrast_loss=0.5, aligned=False)
 NO_VALID = Recipe(name="nothing usable", n_frames=5, invalid=(0, 1, 2, 3, 4))
 QUIET = Recipe(name="garnet, low dose rate", contrast_loss=0.004, intensity_gain=0.0, ci_half_width=0.015)
 
@@ -153,24 +154,26 @@ def _write_frames(folder, recipe, acquisition, times, progress, contrast, intens
     # a few noise fields, rolled, stand in for fresh noise: much faster for large frames
     noise = rng.standard_normal((3, *shape)).astype(np.float32)
     mean, count = np.zeros(shape), np.zeros(shape, np.int32)
-    with (
-        create_frames(folder / "frames.ome.zarr", dtype=np.uint16, attributes=attributes, **common) as raw,
-        create_frames(folder / "aligned.ome.zarr", dtype=np.float32, attributes={"extent": "reference"}, **common) as aligned,
-    ):
+    store = lambda file, **more: create_frames(folder / file, attributes=attributes, **more, **common)
+    with store("frames.ome.zarr", dtype=np.uint16) as raw:
+        frames = []
         for k, p in enumerate(progress):
             specimen = base * np.exp(-intensity * p) + lattice * np.exp(-contrast * p)
             q_from_p = np.linalg.inv(affines[k])[:2]
             offset = q_from_p[:, 2] + margin
             seen = ndimage.affine_transform(specimen, q_from_p[:, :2], offset, shape, order=1, mode="nearest")
             noisy = seen + np.sqrt(np.maximum(seen, 0)) * np.roll(noise[k % 3], 17 * k, axis=(0, 1))
-            frame = np.clip(np.rint(noisy + 4), 0, 65535).astype(np.uint16)
-            raw.write(k, frame)
-            back = ndimage.affine_transform(
-                frame.astype(np.float32), affines[k][:2, :2], affines[k][:2, 2], shape, order=1, cval=np.nan
-            )
-            aligned.write(k, back)
-            mean += np.nan_to_num(back)
-            count += np.isfinite(back)
+            frames.append(np.clip(np.rint(noisy + 4), 0, 65535).astype(np.uint16))
+            raw.write(k, frames[-1])
+    if not recipe.aligned:
+        return
+    with store("aligned.ome.zarr", dtype=np.float32) as aligned:
+        for k, frame in enumerate(frames):
+            matrix, shift = affines[k][:2, :2], affines[k][:2, 2]
+            moved = ndimage.affine_transform(frame.astype(np.float32), matrix, shift, shape, order=1, cval=np.nan)
+            aligned.write(k, moved)
+            mean += np.nan_to_num(moved)
+            count += np.isfinite(moved)
         with np.errstate(invalid="ignore", divide="ignore"):
             aligned.write_array("mean", (mean / count).astype(np.float32))
         aligned.write_array("count", count)
@@ -206,20 +209,20 @@ def _write_trajectory(folder, recipe, affines, time_s, fluence, valid, rng) -> p
 def _write_pairs(folder, recipe, trajectory, rng) -> None:
     rows = []
     valid = trajectory["valid"].to_numpy()
+    numbers = trajectory[list(AFFINE)].to_numpy(float).reshape(-1, 2, 3)
+    affines = np.concatenate([numbers, np.tile([[[0.0, 0.0, 1.0]]], (len(numbers), 1, 1))], axis=1)
+    time_s, fluence = (trajectory[c].to_numpy(float) for c in ("time_s", "fluence_e_per_A2"))
     hops = set(rng.choice(max(1, recipe.n_frames - 8), size=min(recipe.hops, max(1, recipe.n_frames - 8)), replace=False))
     for lag in LAGS:
         for i in range(recipe.n_frames - lag):
             j = i + lag
             ok = bool(valid[i] and valid[j])
             hop = ok and lag == LAGS[-1] and i in hops
-            a = trajectory.loc[i, list(AFFINE)].to_numpy(float)
-            b = trajectory.loc[j, list(AFFINE)].to_numpy(float)
-            moving = np.vstack([b.reshape(2, 3), [0, 0, 1]]) @ np.linalg.inv(np.vstack([a.reshape(2, 3), [0, 0, 1]])) if ok else np.full((3, 3), np.nan)
+            moving = affines[j] @ np.linalg.inv(affines[i]) if ok else np.full((3, 3), np.nan)
             rows.append(
                 {
                     "reference": i, "moving": j, "lag": lag,
-                    "dt_s": trajectory["time_s"][j] - trajectory["time_s"][i],
-                    "fluence_e_per_A2": trajectory["fluence_e_per_A2"][j] - trajectory["fluence_e_per_A2"][i],
+                    "dt_s": time_s[j] - time_s[i], "fluence_e_per_A2": fluence[j] - fluence[i],
                     **dict(zip(AFFINE, moving[:2].ravel(), strict=True)),
                     "displacement_sigma_px": 0.03 if ok else np.nan, "score": (0.9 - 0.02 * lag - 0.3 * hop) if ok else np.nan,
                     "hop_probability": (0.62 if hop else float(rng.beta(1, 400))) if ok else np.nan,
