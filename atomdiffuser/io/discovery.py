@@ -306,7 +306,7 @@ def _single_frames(session: Path, folder: Path, units: list[_Unit], settings: Se
             entry = _entry(session, whole, "skipped", reason + _way_out([{"is_stack": True}]))
         else:
             entry = _entry(session, whole, "series")
-        entries.append(replace(entry, series_id=_slug(name), name=name, signal=k if several else None))
+        entries.append(replace(entry, series_id=_slug(name), name=_printable(name), signal=k if several else None))
     return entries + odd
 
 
@@ -345,7 +345,7 @@ def _entry(
     stem = unit.paths[0].stem
     return SeriesEntry(
         series_id=_slug(stem) + (f"-{_slug(channel)}" if channel else ""),
-        name=f"{stem} {channel}".strip(),
+        name=_printable(f"{stem} {channel}".strip()),
         sources=tuple(_relative(p, session) for p in unit.paths),
         signal=signal,
         fingerprint=unit.fingerprint,
@@ -412,6 +412,11 @@ def _slug(text: str) -> str:
     if len(slug) > LONGEST_SLUG:
         return f"{slug[:LONGEST_SLUG]}-{hashlib.sha256(os.fsencode(text)).hexdigest()[:8]}"
     return slug
+
+
+def _printable(name: str) -> str:
+    """A name in which bytes that are no Unicode show as question marks."""
+    return name.encode("utf-8", "replace").decode()
 
 
 def _relative(path: Path, session: Path) -> str:

@@ -55,7 +55,8 @@ def write_status(path: str | Path, status: Status) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        temporary.write_text(json.dumps(asdict(status), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(asdict(status), indent=1, ensure_ascii=False) + "\n"
+        temporary.write_bytes(text.encode("utf-8", "backslashreplace"))  # file names need not be valid Unicode
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

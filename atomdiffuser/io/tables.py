@@ -157,14 +157,15 @@ def write_table(
         for c in frame.columns
     }
     header = to_json({**metadata, "kind": kind, "version": __version__, "columns": described}, longest=None)
-    text = json.dumps(header, ensure_ascii=False, indent=1) + "\n"
+    # file names in it need not be valid Unicode: their stray bytes become JSON escapes
+    text = (json.dumps(header, ensure_ascii=False, indent=1) + "\n").encode("utf-8", "backslashreplace")
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".parquet":
         with _replacing(path) as temporary:
             _write_parquet(frame, temporary, text)
     elif path.suffix == ".csv":
         with _replacing(_sidecar(path)) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_bytes(text)
         with _replacing(path) as temporary:
             frame.to_csv(temporary, index=False, na_rep="nan", lineterminator="\n", encoding="utf-8")
     else:
@@ -189,14 +190,14 @@ def read_table(path: str | Path) -> pd.DataFrame:
         raise StoreError(f"{path}: not a readable table ({error}); {remedy} again") from error
 
 
-def _write_parquet(frame: pd.DataFrame, path: Path, header: str) -> None:
+def _write_parquet(frame: pd.DataFrame, path: Path, header: bytes) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     plain = frame.reset_index(drop=True).copy()
     plain.attrs = {}  # pandas would store them a second time
     table = pa.Table.from_pandas(plain, preserve_index=False)
-    table = table.replace_schema_metadata({**(table.schema.metadata or {}), SCHEMA_KEY: header.encode()})
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), SCHEMA_KEY: header})
     pq.write_table(table, path, compression="zstd")
 
 

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -86,6 +85,19 @@ def test_ids_are_slugs_whatever_the_name(tmp_path, found, name):
     assert set(series_id) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
     assert 0 < len(series_id) < 100
     assert entry.name == name
+
+
+def test_names_that_are_no_unicode(tmp_path, found):
+    from atomdiffuser.io.status import Status, read_status, write_status
+
+    write_dm4(tmp_path / "a.dm4", stack(), **CALIBRATION)
+    os.rename(tmp_path / "a.dm4", os.fsencode(tmp_path) + b"/m\xfc.dm4")
+    (entry,) = found().values()
+    assert (entry.name, entry.state) == ("m?", "series")
+    assert (tmp_path / entry.sources[0]).is_file()
+    status = Status(entry.series_id, entry.name, entry.sources[0], "ok")
+    write_status(tmp_path / "results/status.json", status)
+    assert read_status(tmp_path / "results/status.json") == status
 
 
 def test_a_subfolder_of_single_frames_is_one_series_in_order_of_acquisition(tmp_path, found):
@@ -302,10 +314,9 @@ def test_a_hundred_unchanged_series_answer_within_a_second_without_hyperspy(tmp_
     cache = tmp_path / "results" / "cache.json"
     found(cache)
     code = (
-        "import sys, pathlib; from atomdiffuser.io.discovery import discover; p = pathlib.Path(sys.argv[1]);"
+        "import sys, time, pathlib; from atomdiffuser.io.discovery import discover; p = pathlib.Path(sys.argv[1]);"
         "n = len(discover(p, results=p / 'results', cache=p / 'results/cache.json'));"
-        "assert n == 100; assert not {'hyperspy', 'rsciio', 'dask'} & set(sys.modules)"
+        "assert n == 100; assert not {'hyperspy', 'rsciio', 'dask'} & set(sys.modules);"
+        "assert time.process_time() < 1.0"  # of this process alone: the machine may be busy
     )
-    start = time.perf_counter()
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
-    assert time.perf_counter() - start < 1.0

@@ -9,7 +9,7 @@ from atomdiffuser.config import ConvertSettings
 from atomdiffuser.errors import NotATimeSeries
 from atomdiffuser.io.discovery import discover
 from atomdiffuser.io.readers import read_series
-from atomdiffuser.io.store import read_frames
+from atomdiffuser.io.store import read_attributes, read_frames
 from atomdiffuser.stages.convert import convert
 
 SERIES = {
@@ -90,6 +90,15 @@ def test_the_folder_as_a_session(real_data, tmp_path):
     assert {n for n, e in names.items() if e.state == "skipped"} == set(SKIPPED)
     # acquired from the last name to the first
     assert [s[-7:-4] for s in names["BF_single_frames"].sources] == ["003", "002", "001"]
+
+
+def test_emi_and_ser_count_once_and_convert_together(real_data, tmp_path):
+    (entry,) = (e for e in discover(real_data, results=tmp_path) if e.series_id.startswith("03"))
+    assert entry.sources == ("03_Scanning Preview.emi", "03_Scanning Preview_1.ser")
+    sources = [real_data / s for s in entry.sources]
+    convert(sources, tmp_path / "frames.ome.zarr", ConvertSettings(), series_id="a", name="a", signal=entry.signal)
+    assert read_attributes(tmp_path / "frames.ome.zarr")["fingerprint"] == entry.fingerprint
+    assert read_frames(tmp_path / "frames.ome.zarr").n_frames == 5
 
 
 def test_ser_frames_equal_those_of_rosettasciio(real_data):
