@@ -14,6 +14,7 @@ from tiny_sessions import (
     FIRST_FILE,
     FIRST_ID,
     IMAGE_FILE,
+    NO_MICROSCOPE_FILE,
     SECOND,
     SECOND_FILE,
     SECOND_ID,
@@ -47,11 +48,11 @@ class TestFirstRun:
             assert not missing, f"{series}: {missing}"
             assert read_status(session.results / series / "status.json").state == "ok"
 
-    def test_runs_each_stage_once_and_says_where_the_summary_is(self, analysed: tuple[Path, str]) -> None:
-        folder, said = analysed
-        assert Run(0, said).jobs == jobs_of(FIRST_ID) | jobs_of(SECOND_ID) | {"summary"}
-        assert "2 series analysed, 0 failed, 1 skipped" in said
-        assert f"Summary: {folder}/results/summary.html" in said
+    def test_runs_each_stage_once_and_says_where_the_summary_is(self, analysed: tuple[Path, Run]) -> None:
+        folder, run = analysed
+        assert run.jobs == jobs_of(FIRST_ID) | jobs_of(SECOND_ID) | {"summary"}
+        assert "2 series analysed, 0 failed, 1 skipped" in run.said
+        assert f"Summary: {folder}/results/summary.html" in run.said
 
     def test_writes_no_timestamp_file_into_a_store(self, session: Session) -> None:
         assert not list(session.results.rglob(".snakemake_timestamp"))
@@ -126,55 +127,45 @@ class TestRerun:
 
 
 class TestFailure:
-    @pytest.fixture
-    def failed(self, session: Session, damaged_bytes: bytes) -> tuple[Session, Run]:
-        """A session, analysed before, in which one raw file was overwritten by something unreadable."""
-        (session.folder / SECOND_FILE).write_bytes(damaged_bytes)
-        write_raw(session.folder / "third.emd", seed=4)
-        return session, session.run()
-
-    def test_stops_its_own_series_only(self, failed: tuple[Session, Run]) -> None:
-        session, run = failed
+    def test_stops_its_own_series_only(self, failed: Session, damaged: tuple[Path, Run]) -> None:
+        run = damaged[1]
         assert run.code == 1
         assert run.jobs == jobs_of("third") | {"summary"}
-        assert read_status(session.results / FIRST_ID / "status.json").state == "ok"
+        assert read_status(failed.results / FIRST_ID / "status.json").state == "ok"
 
-    def test_is_told_in_one_line_and_counted(self, failed: tuple[Session, Run]) -> None:
-        _, run = failed
+    def test_is_told_in_one_line_and_counted(self, damaged: tuple[Path, Run]) -> None:
+        run = damaged[1]
         assert run.said.count(f"convert {SECOND_ID}: {SECOND_FILE}") == 1
         assert "2 series analysed, 1 failed, 1 skipped" in run.said
         assert "Traceback" not in run.said
         assert "CalledProcessError" not in run.said
 
-    def test_shows_in_status_and_summary_and_takes_the_old_report_away(self, failed: tuple[Session, Run]) -> None:
-        session, _ = failed
-        status = read_status(session.results / SECOND_ID / "status.json")
+    def test_shows_in_status_and_summary_and_takes_the_old_report_away(self, failed: Session) -> None:
+        status = read_status(failed.results / SECOND_ID / "status.json")
         assert (status.state, status.stage) == ("failed", "convert")
         assert SECOND_FILE in status.reason
-        row = summary_of(session).loc[SECOND_ID]
+        row = summary_of(failed).loc[SECOND_ID]
         assert (row["state"], row["reason"]) == ("failed", status.reason)
-        assert not (session.results / SECOND_ID / "report.html").exists()
-        assert f"{SECOND_ID}/report.html" not in (session.results / "summary.html").read_text(encoding="utf-8")
+        assert not (failed.results / SECOND_ID / "report.html").exists()
+        assert f"{SECOND_ID}/report.html" not in (failed.results / "summary.html").read_text(encoding="utf-8")
 
-    def test_is_tried_again_and_mended_by_a_good_file(self, failed: tuple[Session, Run]) -> None:
-        session, _ = failed
-        again = session.run()
+    def test_is_tried_again_and_mended_by_a_good_file(self, failed: Session) -> None:
+        again = failed.run()
         assert (again.code, again.jobs) == (1, {"summary"})
-        write_raw(session.folder / SECOND_FILE, seed=2)
-        mended = session.run()
+        write_raw(failed.folder / SECOND_FILE, seed=2)
+        mended = failed.run()
         assert (mended.code, mended.jobs) == (0, jobs_of(SECOND_ID) | {"summary"})
-        assert summary_of(session)["state"][SECOND_ID] == "ok"
-        assert session.run().did_nothing
+        assert summary_of(failed)["state"][SECOND_ID] == "ok"
+        assert failed.run().did_nothing
 
-    def test_is_forgotten_when_the_file_is_taken_away(self, failed: tuple[Session, Run]) -> None:
-        session, _ = failed
-        (session.folder / SECOND_FILE).unlink()
-        run = session.run()
+    def test_is_forgotten_when_the_file_is_taken_away(self, failed: Session) -> None:
+        (failed.folder / SECOND_FILE).unlink()
+        run = failed.run()
         assert (run.code, run.jobs) == (0, {"summary"})
-        assert SECOND_ID not in summary_of(session).index
+        assert SECOND_ID not in summary_of(failed).index
 
-    def test_of_everything_in_a_fresh_session_is_tried_again_too(self, tmp_path: Path, damaged_bytes: bytes) -> None:
-        (tmp_path / "broken.dm4").write_bytes(damaged_bytes)
+    def test_of_everything_in_a_fresh_session_is_tried_again_too(self, tmp_path: Path) -> None:
+        (tmp_path / "broken.dm4").write_bytes(NO_MICROSCOPE_FILE)
         for _ in range(2):
             run = Session(tmp_path).run()
             assert (run.code, run.jobs) == (1, {"summary"})

@@ -16,6 +16,7 @@ from atomdiffuser.workflow.config_file import CHECKOUT
 STAGES = ("convert", "register", "decay", "damage", "align", "report")
 FIRST, SECOND = "it's #1 {x} é", "second"  # names of two series, one as awkward as names get
 FIRST_ID, SECOND_ID = "it-s-1-x-e", "second"
+NO_MICROSCOPE_FILE = bytes(range(256)) * 16
 FIRST_FILE, SECOND_FILE, IMAGE_FILE = f"{FIRST}.dm4", f"{SECOND}.emd", "overview.dm4"
 
 
