@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from atomdiffuser.errors import SettingsError
-from atomdiffuser.geometry import apply_affine, invert, pixel_grid
+from atomdiffuser.geometry import invert
 from atomdiffuser.series import ANGSTROM_PER_NM, ELECTRONS_PER_PICOAMPERE_SECOND, Acquisition, FrameSeries
 from atomdiffuser.simulation.damage import KINETICS, PATTERNS, WITNESSES, Damage, random_sensitivity
 from atomdiffuser.simulation.detection import Detector, gain_drift
@@ -216,12 +216,13 @@ class _Scenario:
         self.detector = Detector(options.gain_e, options.dark_level, options.readout_e, options.dtype)
         self.frame_from_specimen = self._drift().to(device)
         self.gain = gain_drift(options.n_frames, options.gain_drift, self.streams.child("gain"))
-        reference = pixel_grid(options.shape, device=device)[None]
-        self.reference_points = apply_affine(invert(self.frame_from_specimen[:1])[:, None, None], reference)
+        reference = ScanGrid(invert(self.frame_from_specimen[:1]), options.shape)
+        self.reference_points = reference.points()
         self.damage = self._damage()
         self.sensitivity = self.damage.sensitivity.at(self.reference_points)
-        base = self.specimen.base(self.reference_points)
-        self.mean_sensitivity = float(self.sensitivity[base > 0.3 * base.max()].mean())
+        seen = self.specimen.render(reference)
+        self.amplitude = seen.amplitude[0]
+        self.mean_sensitivity = float(self.sensitivity[seen.base > 0.3 * seen.base.max()].mean())
 
     def frames(self) -> Iterator[SimulatedFrame]:
         o = self.options
@@ -281,14 +282,13 @@ class _Scenario:
         return local.cpu().numpy()
 
     def lattice_vectors_px(self) -> np.ndarray | None:
-        if not torch.any(self.specimen.lattice_amplitude(self.reference_points) > 0):
+        if not torch.any(self.amplitude > 0):
             return None
         linear = self.frame_from_specimen[0, :2, :2]
         return (self.specimen.lattice_vectors[0] @ linear.mT).cpu().numpy()
 
     def lattice_amplitude(self) -> np.ndarray:
-        amplitude = self.specimen.lattice_amplitude(self.reference_points)[0] * self.options.electrons_per_px
-        return amplitude.float().cpu().numpy()
+        return (self.amplitude * self.options.electrons_per_px).float().cpu().numpy()
 
     def _drift(self) -> Tensor:
         o = self.options

@@ -206,7 +206,8 @@ class Specimen:
 
     def base(self, points: Tensor) -> Tensor:
         """Local mean above the dark level at points (n, y, x, 2); (n, y, x), vacuum 0."""
-        return self._compose(points, self._waves_at(points), self._defects_at(points)).base
+        crystal, _, film, thickness = self._windows(points)
+        return self._base(crystal, film, thickness, self._defects_at(points)[1])
 
     def lattice(self, points: Tensor) -> Tensor:
         """Structure around the local mean at points (n, y, x, 2); (n, y, x)."""
@@ -237,12 +238,15 @@ class Specimen:
 
     def _compose(self, points: Tensor, waves: list[Tensor], defects: tuple[Tensor, Tensor]) -> Rendering:
         crystal, grain_1, film, thickness = self._windows(points)
-        mean, film_mean = (v.to(points.dtype)[:, None, None] for v in (self.crystal_mean, self.film_mean))
         sharp, blurred = defects
-        base = thickness * (crystal * (mean + blurred) + film * film_mean)
+        base = self._base(crystal, film, thickness, blurred)
         structure = waves[0] if grain_1 is None else waves[0] + grain_1 * (waves[1] - waves[0])
         lattice = thickness * (crystal * (structure + sharp - blurred) + film * waves[-1])
         return Rendering(base, lattice, self._amplitude(crystal, grain_1, thickness), points)
+
+    def _base(self, crystal: Tensor, film: Tensor, thickness: Tensor, blurred: Tensor) -> Tensor:
+        mean, film_mean = (v.to(crystal.dtype)[:, None, None] for v in (self.crystal_mean, self.film_mean))
+        return thickness * (crystal * (mean + blurred) + film * film_mean)
 
     def _waves_at(self, points: Tensor) -> list[Tensor]:
         return [w.at(points) for w in (*self.grains, self.film)]
