@@ -8,7 +8,7 @@ CHANGE_LIMIT_PERCENT = 100.0
 """The scale runs from −100 % (gone) over 0 (intact) to +100 %; values beyond are drawn in the end colours."""
 
 CHANGE_POWER = 0.6
-"""Distance from the middle of the scale grows as |change| to this power: damage worth seeing begins at a few per cent."""
+"""Distance from the middle grows as |change| to this power: damage worth seeing begins at a few per cent."""
 
 CHANGE_TICKS_PERCENT = (-100, -50, -20, -5, 0, 5, 20, 50, 100)
 

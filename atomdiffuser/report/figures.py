@@ -21,7 +21,9 @@ AXIS_LABELS = {
 def decay_figure(damage: pd.DataFrame, facts: SeriesFacts) -> str:
     """Whole-field contrast and intensity against fluence with 95 % bands, and the critical fluence."""
     rows = damage[(damage["region"] == WHOLE) & damage["valid"]]
-    texts = [t for w in (facts.contrast, facts.intensity) for t in (change_text(w), critical_clause(w)) if w.measured and t]
+    texts = [
+        t for w in (facts.contrast, facts.intensity) for t in (change_text(w), critical_clause(w)) if w.measured and t
+    ]
     described = f"Ratio to the first frame against {AXIS_LABELS[facts.axis]}: {'; '.join(texts) or 'nothing measured'}"
     with svg.figure(6.4, 3.6) as figure:
         axes = figure.subplots()
@@ -31,12 +33,16 @@ def decay_figure(damage: pd.DataFrame, facts: SeriesFacts) -> str:
             lo, hi = (rows[f"{witness}_{end}"].to_numpy(float) for end in ("lo95", "hi95"))
             axes.fill_between(x, lo, hi, color=colour, alpha=0.18, linewidth=0)
             size = 4 if len(x) <= 60 else 0
-            axes.plot(x, rows[witness], line, color=colour, marker=marker, markersize=size, linewidth=1.4, label=witness)
+            axes.plot(
+                x, rows[witness], line, color=colour, marker=marker, markersize=size, linewidth=1.4, label=witness
+            )
         axes.axhline(1, color=svg.MUTED, linewidth=0.8, linestyle=":")
         critical = facts.contrast
         limit = np.nanmax(x) if len(x) and np.isfinite(x).any() else 1.0
         if known(critical.critical) and not critical.lower_bound and critical.critical <= 1.5 * limit:
-            axes.axvline(critical.critical, color=svg.CONTRAST, linewidth=1, linestyle="-.", label=critical_clause(critical))
+            axes.axvline(
+                critical.critical, color=svg.CONTRAST, linewidth=1, linestyle="-.", label=critical_clause(critical)
+            )
         axes.set(xlabel=AXIS_LABELS[facts.axis], ylabel="ratio to reference frame")
         axes.legend(loc="lower left")
         return svg.to_svg(figure, "decay", described)

@@ -42,7 +42,7 @@ class Grey:
 
 
 def shrink(image: np.ndarray, side_px: int) -> tuple[np.ndarray, int]:
-    """Block means so that the longer side is at most `side_px`, and the factor used; NaN pixels are left out of the means."""
+    """Block means so that the longer side is at most `side_px`, and the factor used; NaN pixels do not count."""
     factor = max(1, -(-max(image.shape) // side_px))
     return block_nanmean(image, factor), factor
 

@@ -24,12 +24,13 @@ MISSING_LINES = {
 """What a field is called, and the line of session.yaml that states it."""
 
 CITATIONS = (
-    "Method: AtomDiffuser: Time-Aware Degradation Modeling for Drift and Beam Damage in STEM Imaging. arXiv:2508.10359 (2025).",
+    "Method: AtomDiffuser: Time-Aware Degradation Modeling for Drift and Beam Damage in STEM Imaging, "
+    "arXiv:2508.10359 (2025).",
     "HyperSpy: F. de la Peña et al., doi:10.5281/zenodo.592838.",
     "RosettaSciIO: the HyperSpy developers, github.com/hyperspy/rosettasciio.",
     "Snakemake: F. Mölder et al., F1000Research 10, 33 (2021), doi:10.12688/f1000research.29032.2.",
-    "Zarr: A. Miles et al., doi:10.5281/zenodo.3773450; OME-Zarr: J. Moore et al., Histochem. Cell Biol. 160, 223 (2023), "
-    "doi:10.1007/s00418-023-02209-1.",
+    "Zarr: A. Miles et al., doi:10.5281/zenodo.3773450; OME-Zarr: J. Moore et al., Histochem. Cell Biol. 160, 223 "
+    "(2023), doi:10.1007/s00418-023-02209-1.",
     "Colour map vik: F. Crameri, doi:10.5281/zenodo.1243862.",
 )
 
@@ -83,7 +84,9 @@ def acquisition_rows(series: FrameSeries, conditions: Mapping[str, Any]) -> list
         rows.append(Row("fluence per frame", "unknown", f"needs {missing}"))
         return rows
     rows.append(Row("fluence per frame", f"{number(per_frame)} e⁻/Å²", "computed: current × dwell ÷ pixel area"))
-    rows.append(Row("fluence, all frames", f"{number(per_frame * series.n_frames)} e⁻/Å²", "computed: recorded scans only"))
+    rows.append(
+        Row("fluence, all frames", f"{number(per_frame * series.n_frames)} e⁻/Å²", "computed: recorded scans only")
+    )
     if a.frame_time_s:
         rows.append(Row("mean flux", f"{number(per_frame / a.frame_time_s)} e⁻/Å²/s", "computed: fluence ÷ frame time"))
     return rows
@@ -131,30 +134,35 @@ def methods_paragraph(series: FrameSeries, facts: SeriesFacts, damage: pd.DataFr
     lags = ", ".join(str(lag) for lag in sorted(pairs["lag"].unique()))
     if len(pairs):
         text.append(
-            f"Pairs of frames at lags {lags} were registered by a full affine fitted jointly with smooth fields of intensity and "
-            f"contrast, and reconciled into one trajectory; {integer(facts.n_excluded)} of {plural(facts.n_frames, 'frame')} "
-            f"and {integer(facts.n_invalid_pairs)} of {plural(facts.n_pairs, 'pair')} were left out."
+            f"Pairs of frames at lags {lags} were registered by a full affine fitted jointly with smooth fields of "
+            "intensity and contrast, and reconciled into one trajectory; "
+            f"{integer(facts.n_excluded)} of {plural(facts.n_frames, 'frame')} and {integer(facts.n_invalid_pairs)} of "
+            f"{plural(facts.n_pairs, 'pair')} were left out."
         )
     text.append(
-        "Decay maps give local mean signal (intensity) and lattice amplitude (contrast) as ratios to the reference frame "
-        f"(number {facts.reference_frame}); statistics were taken on the raw pixels, with regions moved onto each frame."
+        "Decay maps give local mean signal (intensity) and lattice amplitude (contrast) as ratios to the reference "
+        f"frame (number {facts.reference_frame}); statistics were taken on the raw pixels, with regions moved onto "
+        "each frame."
     )
     settings = damage.attrs.get("settings") or {}
     samples = settings.get("bootstrap_samples") if isinstance(settings, dict) else None
     bootstrap = f" ({integer(samples)} bootstrap samples)" if known(samples) else ""
     abscissa = {"e_per_A2": "cumulative fluence", "s": "time", "frame": "frame number"}[facts.axis_unit]
     text.append(
-        f"Loss against {abscissa} was fitted per region, the model chosen by AICc; intervals are 95 %{bootstrap}, and a critical "
-        f"value that the series does not reach is given as a lower bound."
+        f"Loss against {abscissa} was fitted per region by an exponential and compared with no change (AICc, F test). "
+        f"The 95 % intervals of the ratios come from a block bootstrap{bootstrap}, those of the critical value from "
+        "the profile of χ²; a critical value that the series does not reach is given as a lower bound."
     )
     if a.fluence_per_frame_e_per_A2 is not None:
         text.append(
-            f"Fluence is probe current × dwell time ÷ pixel area, {number(a.fluence_per_frame_e_per_A2)} e⁻/Å² per frame; "
-            "exposure between frames is not counted."
+            f"Fluence is probe current × dwell time ÷ pixel area, {number(a.fluence_per_frame_e_per_A2)} e⁻/Å² per "
+            "frame; exposure between frames is not counted."
         )
     else:
         text.append("The fluence is unknown, so results are given against time or frame number.")
-    text.append("Raw files were read with RosettaSciIO and HyperSpy, stored as OME-Zarr and processed in a Snakemake workflow.")
+    text.append(
+        "Raw files were read with RosettaSciIO and HyperSpy, stored as OME-Zarr and processed in a Snakemake workflow."
+    )
     return " ".join(text)
 
 
@@ -175,5 +183,8 @@ def settings_rows(tables: dict[str, Any]) -> list[tuple[str, str, str]]:
     for stage, attributes in tables.items():
         settings = attributes.get("settings")
         if isinstance(settings, dict):
-            rows += [(stage, str(key), ", ".join(map(str, v)) if isinstance(v, list) else str(v)) for key, v in settings.items()]
+            rows += [
+                (stage, str(key), ", ".join(map(str, v)) if isinstance(v, list) else str(v))
+                for key, v in settings.items()
+            ]
     return rows

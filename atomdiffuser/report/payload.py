@@ -72,7 +72,13 @@ def map_states(maps: DecayMaps, frames: list[int]) -> dict[str, Any]:
             size = values.shape
             state[name] = _encode(values)
         states.append(state)
-    return {"shape": size, "stride_px": maps.stride * factor, "steps": STEPS_PER_UNIT, "unseen": UNSEEN, "states": states}
+    return {
+        "shape": size,
+        "stride_px": maps.stride * factor,
+        "steps": STEPS_PER_UNIT,
+        "unseen": UNSEEN,
+        "states": states,
+    }
 
 
 def _encode(values: np.ndarray) -> str:

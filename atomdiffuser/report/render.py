@@ -33,7 +33,11 @@ def _environment() -> jinja2.Environment:
     environment.globals.update(asset=asset, known=known)
     environment.filters.update(
         symbols=symbols,
-        number=formatting.number, integer=formatting.integer, fixed=formatting.fixed, exact=exact, json=lambda v: Markup(to_json(v))
+        number=formatting.number,
+        integer=formatting.integer,
+        fixed=formatting.fixed,
+        exact=exact,
+        json=lambda v: Markup(to_json(v)),
     )
     return environment
 

@@ -1,4 +1,4 @@
-"""The page of one series: gathers what the template shows. Every number is one of the tables', formatted in one place."""
+"""The page of one series: gathers what the template shows; every number is one of the tables'."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from atomdiffuser.report.colours import (
     css_gradient,
     scale_position,
 )
-from atomdiffuser.report.facts import WHOLE, suspected_hops, witness_of
+from atomdiffuser.report.facts import WHOLE, SeriesFacts, Witness, suspected_hops, witness_of
 from atomdiffuser.report.formatting import integer, interval, known, number, unit_text
 from atomdiffuser.report.payload import chosen_states, column, map_states
 from atomdiffuser.report.render import render
@@ -72,7 +72,9 @@ def series_page(
         missing=methods.missing_note(results.series, series_id),
         pictures=pictures,
         gradient=css_gradient(),
-        scale_ticks=[(float(100 * scale_position(t)), f"{t:+d}".replace("-", "−") if t else "0") for t in CHANGE_TICKS_PERCENT],
+        scale_ticks=[
+            (float(100 * scale_position(t)), f"{t:+d}".replace("-", "−") if t else "0") for t in CHANGE_TICKS_PERCENT
+        ],
         svg={
             "decay": Markup(figures.decay_figure(results.damage, facts)),
             "drift": Markup(figures.drift_figure(results.trajectory, facts)),
@@ -169,10 +171,16 @@ def _region_rows(results: SeriesResults) -> dict[str, Any]:
                 "n_px": end.get("n_px", np.nan),
             }
         )
-    ranked = sorted(rows[1:], key=lambda r: -r["contrast"].loss_percent if known(r["contrast"].loss_percent) else np.inf)
+    ranked = sorted(
+        rows[1:], key=lambda r: -r["contrast"].loss_percent if known(r["contrast"].loss_percent) else np.inf
+    )
     shown = {r["region"] for r in [*rows[:1], *ranked[: MAX_TABLE_REGIONS - 1]]}
     unit = next((r["contrast"].unit for r in rows if r["contrast"].measured), facts.axis_unit)
-    return {"rows": [r for r in rows if r["region"] in shown], "left_out": len(rows) - len(shown), "unit": unit_text(unit)}
+    return {
+        "rows": [r for r in rows if r["region"] in shown],
+        "left_out": len(rows) - len(shown),
+        "unit": unit_text(unit),
+    }
 
 
 def _kinetics_rows(critical: pd.DataFrame) -> list[dict[str, Any]]:
@@ -233,7 +241,12 @@ def _quality_strip(results: SeriesResults, settings: ReportSettings) -> dict[str
                 f"σ {number(row.displacement_sigma_px)} px",
             }
         )
-    return {"cells": cells, "top": top, "warn": settings.warn_closure_px / top, "hops": int(suspected_hops(results.pairs).sum())}
+    return {
+        "cells": cells,
+        "top": top,
+        "warn": settings.warn_closure_px / top,
+        "hops": int(suspected_hops(results.pairs).sum()),
+    }
 
 
 def _provenance(results: SeriesResults, status: Status, command: str | None) -> list[tuple[str, str]]:
@@ -244,6 +257,9 @@ def _provenance(results: SeriesResults, status: Status, command: str | None) -> 
             rows.append(("raw files", f"{value[0]} and {integer(len(value) - 1)} more" if len(value) > 1 else value[0]))
         if isinstance(value, str | int | float) and key not in ("kind", "name", "version"):
             rows.append((key.replace("_", " "), str(value)))
+    estimation = results.damage.attrs.get("estimation")
+    if isinstance(estimation, dict):
+        rows += [(key.replace("_", " "), number(v, 4) if known(v) else str(v)) for key, v in estimation.items()]
     weights = results.tables["pairs"].attrs.get("weights") or results.maps.attributes.get("weights")
     rows += [
         ("settings hash", status.config_hash),
@@ -309,7 +325,10 @@ def _payload(
             "x": column(trajectory[facts.axis]),
             "time": column(trajectory["time_s"]),
             "valid": facts.valid.tolist(),
-            "affine": [column(r) if v else None for r, v in zip(trajectory[AFFINE_COLUMNS].to_numpy(float), facts.valid, strict=True)],
+            "affine": [
+                column(r) if v else None
+                for r, v in zip(trajectory[AFFINE_COLUMNS].to_numpy(float), facts.valid, strict=True)
+            ],
             "closure": column(trajectory["closure_px"]),
         },
         "drift": {
@@ -319,7 +338,7 @@ def _payload(
             "sigma": column(_sigma_in(trajectory, drift_unit, results)),
         },
         "damage": _curves(results),
-        "critical": _critical_payload(results.critical),
+        "critical": _critical_payload(results),
         "maps": map_states(results.maps, states) if states else None,
         "picture": picture,
         "lut": change_lut(256).ravel(),
@@ -359,7 +378,11 @@ def _curves(results: SeriesResults) -> list[dict[str, Any]]:
         if region != WHOLE and step > 1:
             rows = rows.iloc[::step]
         keep = rows["valid"].to_numpy(bool)
-        curve: dict[str, Any] = {"region": region, "bounds": bounds.get(region), "frame": rows["frame"].to_numpy()[keep]}
+        curve: dict[str, Any] = {
+            "region": region,
+            "bounds": bounds.get(region),
+            "frame": rows["frame"].to_numpy()[keep],
+        }
         for witness in ("contrast", "intensity"):
             for suffix in ("", "_lo95", "_hi95"):
                 curve[witness + suffix] = column(rows[witness + suffix].to_numpy(float)[keep])
@@ -367,7 +390,8 @@ def _curves(results: SeriesResults) -> list[dict[str, Any]]:
     return curves
 
 
-def _critical_payload(critical: pd.DataFrame) -> list[dict[str, Any]]:
+def _critical_payload(results: SeriesResults) -> list[dict[str, Any]]:
+    critical, damage, facts = results.critical, results.damage, results.facts
     rows = []
     regions = list(dict.fromkeys(critical["region"]))[:MAX_TABLE_REGIONS]
     for region in regions:
@@ -378,7 +402,18 @@ def _critical_payload(critical: pd.DataFrame) -> list[dict[str, Any]]:
                     {
                         "region": region, "witness": witness, "model": found.model, "value": found.critical,
                         "lo": found.critical_lo95, "hi": found.critical_hi95, "bound": found.lower_bound,
+                        "amplitude": _amplitude(found, damage, facts),
                         "text": critical_text(found) + ("" if found.lower_bound else f" {unit_text(found.unit)}"),
                     }
                 )  # fmt: skip
     return rows
+
+
+def _amplitude(found: Witness, damage: pd.DataFrame, facts: SeriesFacts) -> float:
+    """Height of the fitted exponential at x = 0, by weighted least squares for the critical value given."""
+    rows = damage[(damage["region"] == found.row["region"]) & damage["valid"]]
+    x, y, sigma = (rows[c].to_numpy(float) for c in (facts.axis, found.witness, f"{found.witness}_sigma"))
+    good = np.isfinite(x) & np.isfinite(y) & np.isfinite(sigma) & (sigma > 0)
+    curve = np.exp(-x[good] / found.critical) / sigma[good]
+    norm = float((curve * curve).sum())
+    return float((curve * y[good] / sigma[good]).sum() / norm) if norm > 0 else 1.0

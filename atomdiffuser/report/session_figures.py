@@ -93,7 +93,9 @@ def curves_figure(curves: Sequence[Curve], unit: str) -> str:
         if unit != "frame" and _spans_decades(rows):
             axes.set_xscale("log")
         handles, labels = axes.get_legend_handles_labels()
-        title = "most loss first" if len(rows) <= MAX_LEGEND else f"most loss first; {len(rows) - MAX_LEGEND} more in grey"
+        title = (
+            "most loss first" if len(rows) <= MAX_LEGEND else f"most loss first; {len(rows) - MAX_LEGEND} more in grey"
+        )
         legend = axes.legend(handles[::-1], labels[::-1], title=title, loc="best", fontsize=8)
         legend.get_title().set_fontsize(8)
         return svg.to_svg(figure, "curves", described)

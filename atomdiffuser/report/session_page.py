@@ -86,12 +86,16 @@ def analysed_row(
     facts = gather_facts(tables["pairs"], tables["trajectory"], tables["damage"], tables["critical_fluence"])
     damage = tables["damage"]
     whole = damage[(damage["region"] == WHOLE) & damage["valid"]].sort_values("frame")
-    curve = Curve(name, facts.axis_unit, whole[facts.axis].to_numpy(float), whole["contrast"].to_numpy(float), facts.contrast)
+    curve = Curve(
+        name, facts.axis_unit, whole[facts.axis].to_numpy(float), whole["contrast"].to_numpy(float), facts.contrast
+    )
     frame, _ = images.shrink(series.frame(max(0, facts.first)).astype(np.float32), THUMBNAIL_PX)
     thumbnail = images.webp(images.Grey.of(frame).to_uint8(frame), quality=images.THUMBNAIL_QUALITY)
     verdict = judge(facts, settings)
     page = folder / "report.html"
-    return SessionRow(series_id, name, source, "ok", "", "", facts, verdict, curve, thumbnail, page if page.is_file() else None)
+    return SessionRow(
+        series_id, name, source, "ok", "", "", facts, verdict, curve, thumbnail, page if page.is_file() else None
+    )
 
 
 def session_table(rows: Sequence[SessionRow]) -> pd.DataFrame:

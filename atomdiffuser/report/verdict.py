@@ -89,7 +89,11 @@ def change_text(witness: Witness) -> str:
     """“contrast lost 31 % (95 % CI 27–35)”, or how small a change would have been seen."""
     if not witness.changed:
         limit = witness.detection_limit_percent
-        return f"{witness.witness}: no change above {number(limit, 2)} %" if known(limit) else f"{witness.witness}: no change seen"
+        return (
+            f"{witness.witness}: no change above {number(limit, 2)} %"
+            if known(limit)
+            else f"{witness.witness}: no change seen"
+        )
     sign = 1.0 if witness.loss_percent >= 0 else -1.0
     lo, hi = sorted((sign * witness.loss_lo95, sign * witness.loss_hi95))
     value, _, ends = interval(sign * witness.loss_percent, lo, hi).partition(" (")
@@ -111,21 +115,27 @@ def critical_clause(witness: Witness) -> str:
     text = critical_text(witness)
     if not text:
         return ""
-    name = CRITICAL_SYMBOL.get(witness.unit, "F_c") + ("" if witness.witness == "contrast" else f" of {witness.witness}")
+    name = CRITICAL_SYMBOL.get(witness.unit, "F_c") + (
+        "" if witness.witness == "contrast" else f" of {witness.witness}"
+    )
     return f"{name} {text} {unit_text(witness.unit)}" if not witness.lower_bound else f"{name} {text}"
 
 
 def critical_text(witness: Witness) -> str:
     """The critical fluence with its interval, without its unit; “> X unit (95 %)” for a lower bound."""
-    if not known(witness.critical):
-        return ""
+    if not known(witness.critical) or witness.critical <= 0:
+        return ""  # nothing fitted; a bound of zero says nothing either
     if witness.lower_bound:
         return f"> {number(witness.critical)} {unit_text(witness.unit)} (95 %)"
     return interval(witness.critical, witness.critical_lo95, witness.critical_hi95)
 
 
 def drift_clause(facts: SeriesFacts) -> str:
-    return f"drift {number(facts.drift_rate, 2)} {facts.drift_rate_unit}" if known(facts.drift_rate) else "drift rate unknown"
+    return (
+        f"drift {number(facts.drift_rate, 2)} {facts.drift_rate_unit}"
+        if known(facts.drift_rate)
+        else "drift rate unknown"
+    )
 
 
 def frames_clause(facts: SeriesFacts) -> str:
@@ -164,11 +174,15 @@ def _speaks(witness: Witness, facts: SeriesFacts) -> bool:
 def _flags(facts: SeriesFacts, settings: ReportSettings) -> list[Flag]:
     flags = []
     if facts.n_valid < 2:
-        flags.append(Flag("bad", "no result", f"{integer(facts.n_valid)} of {plural(facts.n_frames, 'frame')} could be used"))
+        flags.append(
+            Flag("bad", "no result", f"{integer(facts.n_valid)} of {plural(facts.n_frames, 'frame')} could be used")
+        )
     elif facts.n_valid < MIN_FRAMES_FOR_CURVE:
         flags.append(Flag("look", "two frames", "neither a curve nor a closure can be checked"))
     if facts.hops:
-        flags.append(Flag("look", "lattice hops", f"{integer(facts.hops)} of {plural(facts.n_pairs, 'pair')} suspected"))
+        flags.append(
+            Flag("look", "lattice hops", f"{integer(facts.hops)} of {plural(facts.n_pairs, 'pair')} suspected")
+        )
     if over_closure(facts, settings):
         flags.append(Flag("look", "closure", f"above {number(settings.warn_closure_px)} px"))
     for witness in (facts.contrast, facts.intensity):

@@ -72,7 +72,10 @@ def session(results, page) -> SimpleNamespace:
     text = text.replace('"ok"', '"failed"').replace('"stage": "report"', '"stage": "register"')
     (failed / "status.json").write_text(text.replace('"reason": ""', '"reason": "no pair converged"'), encoding="utf-8")
     entries = [entry(key, RECIPES[key].name) for key in keys]
-    entries += [entry("failed", "failed series"), entry("map", "EDS map", "skipped", "a spectrum image, not a time series")]
+    entries += [
+        entry("failed", "failed series"),
+        entry("map", "EDS map", "skipped", "a spectrum image, not a time series"),
+    ]
     html, table = results / "summary.html", results / "summary.csv"
     n_failed = summary(results, entries, html, table, ReportSettings())
     return SimpleNamespace(html=html, table=table, n_failed=n_failed, entries=entries)

@@ -1,7 +1,7 @@
 """Complete results folders of made-up but plausible series, for testing reports without running the pipeline.
 
-Numbers obey the physics of the project: exponential loss of contrast with a hot spot, a slower change of intensity, steady
-drift with shear, Poisson noise, confidence intervals of about the right width.
+Numbers obey the physics of the project: exponential loss of contrast with a hot spot, a slower change of intensity,
+steady drift with shear, Poisson noise, confidence intervals of about the right width.
 """
 
 from __future__ import annotations
@@ -198,10 +198,17 @@ def _write_trajectory(folder, recipe, affines, time_s, fluence, valid, rng) -> p
             }
         )  # fmt: skip
     table = pd.DataFrame(rows)
-    table.loc[~table["valid"], [*AFFINE, "drift_y_nm", "drift_x_nm", "drift_y_px", "drift_x_px", "displacement_sigma_px"]] = np.nan
+    table.loc[
+        ~table["valid"], [*AFFINE, "drift_y_nm", "drift_x_nm", "drift_y_px", "drift_x_px", "displacement_sigma_px"]
+    ] = np.nan
     settings = asdict(RegisterSettings())
     write_table(
-        table, folder / "trajectory.parquet", "trajectory", reference_frame=int(np.argmax(valid)), settings=settings, weights=None
+        table,
+        folder / "trajectory.parquet",
+        "trajectory",
+        reference_frame=int(np.argmax(valid)),
+        settings=settings,
+        weights=None,
     )
     return table
 
@@ -212,7 +219,9 @@ def _write_pairs(folder, recipe, trajectory, rng) -> None:
     numbers = trajectory[list(AFFINE)].to_numpy(float).reshape(-1, 2, 3)
     affines = np.concatenate([numbers, np.tile([[[0.0, 0.0, 1.0]]], (len(numbers), 1, 1))], axis=1)
     time_s, fluence = (trajectory[c].to_numpy(float) for c in ("time_s", "fluence_e_per_A2"))
-    hops = set(rng.choice(max(1, recipe.n_frames - 8), size=min(recipe.hops, max(1, recipe.n_frames - 8)), replace=False))
+    hops = set(
+        rng.choice(max(1, recipe.n_frames - 8), size=min(recipe.hops, max(1, recipe.n_frames - 8)), replace=False)
+    )
     for lag in LAGS:
         for i in range(recipe.n_frames - lag):
             j = i + lag
@@ -224,14 +233,17 @@ def _write_pairs(folder, recipe, trajectory, rng) -> None:
                     "reference": i, "moving": j, "lag": lag,
                     "dt_s": time_s[j] - time_s[i], "fluence_e_per_A2": fluence[j] - fluence[i],
                     **dict(zip(AFFINE, moving[:2].ravel(), strict=True)),
-                    "displacement_sigma_px": 0.03 if ok else np.nan, "score": (0.9 - 0.02 * lag - 0.3 * hop) if ok else np.nan,
+                    "displacement_sigma_px": 0.03 if ok else np.nan,
+                    "score": (0.9 - 0.02 * lag - 0.3 * hop) if ok else np.nan,
                     "hop_probability": (0.62 if hop else float(rng.beta(1, 400))) if ok else np.nan,
                     "valid": ok and not hop,
                     "reason": "" if ok and not hop else ("may be off by a lattice vector" if hop else "frame excluded"),
                     "residual_px": (9.6 if hop else recipe.closure_px * (0.3 + 0.7 * rng.random())) if ok else np.nan,
                 }
             )  # fmt: skip
-    write_table(pd.DataFrame(rows), folder / "pairs.parquet", "pairs", settings=asdict(RegisterSettings()), weights=None)
+    write_table(
+        pd.DataFrame(rows), folder / "pairs.parquet", "pairs", settings=asdict(RegisterSettings()), weights=None
+    )
 
 
 def _write_maps(folder, recipe, times, progress, contrast, intensity, affines, valid) -> None:
@@ -296,11 +308,15 @@ def _write_critical(folder, recipe, damage) -> None:
         used = group[group["valid"]]
         for witness in ("intensity", "contrast"):
             rows.append({"region": region, "region_id": region_id, "witness": witness, **_fit(recipe, used, witness)})
-    write_table(pd.DataFrame(rows), folder / "critical_fluence.csv", "critical_fluence", settings=asdict(DamageSettings()))
+    write_table(
+        pd.DataFrame(rows), folder / "critical_fluence.csv", "critical_fluence", settings=asdict(DamageSettings())
+    )
 
 
 def _fit(recipe: Recipe, used: pd.DataFrame, witness: str) -> dict:
-    unit, column = ("e_per_A2", "fluence_e_per_A2") if recipe.probe_current_pA and recipe.pixel_size_nm else ("s", "time_s")
+    unit, column = (
+        ("e_per_A2", "fluence_e_per_A2") if recipe.probe_current_pA and recipe.pixel_size_nm else ("s", "time_s")
+    )
     if unit == "s" and recipe.frame_time_s is None:
         unit, column = "frame", "frame"
     unknown = dict.fromkeys(
@@ -316,15 +332,22 @@ def _fit(recipe: Recipe, used: pd.DataFrame, witness: str) -> dict:
     sigma = half / 1.96
     row |= dict(model="exponential", span=span, p_value=float(2 * stats.norm.sf(abs(1 - value) / sigma)))
     row |= dict(loss_percent=100 * (1 - value), loss_lo95=100 * (1 - value - half), loss_hi95=100 * (1 - value + half))
-    row |= dict(aicc=-3.0 * len(used), aicc_constant=-2.0 * len(used), onset_frame=int(used["frame"].iloc[len(used) // 3]))
+    row |= dict(
+        aicc=-3.0 * len(used), aicc_constant=-2.0 * len(used), onset_frame=int(used["frame"].iloc[len(used) // 3])
+    )
     fastest, slowest = -np.log(max(1e-6, value - half)), -np.log(value + half)
     if value - half >= 1:
         row["onset_frame"] = -1
         return row
     if slowest <= 0 or span / -np.log(value) > span / 0.3 or len(used) < 3:
         return row | dict(
-            lower_bound=True, critical_fluence=span / fastest, critical_fluence_lo95=span / fastest, critical_fluence_hi95=np.inf
+            lower_bound=True,
+            critical_fluence=span / fastest,
+            critical_fluence_lo95=span / fastest,
+            critical_fluence_hi95=np.inf,
         )
     return row | dict(
-        critical_fluence=span / -np.log(value), critical_fluence_lo95=span / fastest, critical_fluence_hi95=span / slowest
+        critical_fluence=span / -np.log(value),
+        critical_fluence_lo95=span / fastest,
+        critical_fluence_hi95=span / slowest,
     )

@@ -19,6 +19,8 @@ ARGUMENTS = [
     "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
     "--disable-sync", "--no-first-run",
 ]  # fmt: skip
+SHOWN = """[...document.querySelectorAll('#flicker > .frame')].findIndex(
+    (frame) => getComputedStyle(frame).visibility === 'visible')"""
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 
 
@@ -125,10 +127,14 @@ def test_first_state_is_the_reference_image(open_page, page):
     tab = open_page(page("good"))
     tab.evaluate("AD.state.opacity = 0; AD.setTau(0)")
     difference = tab.evaluate(
-        """() => { const c = document.getElementById('map-canvas'), g = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
-        const r = document.createElement('canvas'); r.width = c.width; r.height = c.height; const x = r.getContext('2d');
-        x.drawImage(document.getElementById('img-first'), 0, 0); const f = x.getImageData(0, 0, c.width, c.height).data;
-        let most = 0; for (let i = 0; i < g.length; i += 4) most = Math.max(most, Math.abs(g[i] - f[i])); return most; }"""
+        """() => {
+            const canvas = document.getElementById('map-canvas'), { width, height } = canvas;
+            const other = new OffscreenCanvas(width, height).getContext('2d');
+            other.drawImage(document.getElementById('img-first'), 0, 0);
+            const found = canvas.getContext('2d').getImageData(0, 0, width, height).data;
+            const expected = other.getImageData(0, 0, width, height).data;
+            return found.reduce((most, v, i) => Math.max(most, Math.abs(v - expected[i])), 0);
+        }"""
     )
     assert difference <= 1
 
@@ -138,7 +144,10 @@ def test_drift_moves_the_picture_by_the_affine(open_page, page, results):
     tab = open_page(page("good"))
     tab.evaluate("AD.state.drift = true; AD.setTau(1)")
     matrix = tab.evaluate(
-        "(() => { const m = document.getElementById('map-canvas').getContext('2d').getTransform(); return [m.a, m.b, m.c, m.d, m.e, m.f]; })()"
+        """() => {
+            const m = document.getElementById('map-canvas').getContext('2d').getTransform();
+            return [m.a, m.b, m.c, m.d, m.e, m.f];
+        }"""
     )
     row = read_table(results / "good" / "trajectory.parquet").iloc[-1]
     a_yy, a_yx, a_y, a_xy, a_xx, a_x = (row[c] for c in AFFINE_COLUMNS)
@@ -172,26 +181,24 @@ def test_script_formats_numbers_as_the_tables(open_page, page):
 
 def test_space_bar_flickers(open_page, page):
     tab = open_page(page("good"))
-    shown = "[...document.querySelectorAll('#flicker > .frame')].findIndex((f) => getComputedStyle(f).visibility === 'visible')"
-    assert tab.evaluate(shown) == 0
+    assert tab.evaluate(SHOWN) == 0
     tab.keyboard.press("Space")
-    assert tab.evaluate(shown) == 1
+    assert tab.evaluate(SHOWN) == 1
     assert tab.locator("#flicker-button").get_attribute("aria-pressed") == "true"
     tab.wait_for_timeout(950)
-    assert tab.evaluate(shown) == 0, "it goes on by itself after 0.8 s"
+    assert tab.evaluate(SHOWN) == 0, "it goes on by itself after 0.8 s"
     tab.keyboard.press("Space")
     tab.wait_for_timeout(900)
-    assert tab.evaluate(shown) == 0
+    assert tab.evaluate(SHOWN) == 0
     assert tab.evaluate("scrollY") == 0, "the space bar does not scroll away"
 
 
 def test_reduced_motion_switches_only_on_request(open_page, page):
     tab = open_page(page("good"), motion="reduce")
-    shown = "[...document.querySelectorAll('#flicker > .frame')].findIndex((f) => getComputedStyle(f).visibility === 'visible')"
     assert tab.inner_text("#flicker-button") == "Show last"
     tab.click("#flicker-button")
     tab.wait_for_timeout(900)
-    assert tab.evaluate(shown) == 1
+    assert tab.evaluate(SHOWN) == 1
     assert tab.inner_text("#flicker-button") == "Show first"
 
 
@@ -212,7 +219,10 @@ def test_map_controls(open_page, page):
 def test_regions_are_linked_sortable_and_downloadable(open_page, page, results):
     tab = open_page(page("bad"))
     tab.locator("#regions th button", has_text="contrast lost").click()
-    values = [float(v) for v in tab.eval_on_selector_all("#regions tbody tr", "rows => rows.map(r => r.cells[1].dataset.value)")]
+    values = [
+        float(v)
+        for v in tab.eval_on_selector_all("#regions tbody tr", "rows => rows.map(r => r.cells[1].dataset.value)")
+    ]
     assert values == sorted(values, reverse=True)
     assert tab.locator("#regions th[aria-sort=descending]").count() == 1
     row = tab.locator("#regions tr[data-region=grid_1_1]")
@@ -247,7 +257,11 @@ def test_without_javascript_figures_and_numbers_are_there(open_page, page, resul
     assert tab.locator("svg.figure >> nth=0").is_visible()
     assert tab.locator("#img-first").is_visible() and tab.locator("#img-last").is_visible()
     assert not tab.locator("#time").is_visible() and not tab.locator("#flicker-button").is_visible()
-    found = read_table(results / "good" / "critical_fluence.csv").query("region == 'whole' and witness == 'contrast'").iloc[0]
+    found = (
+        read_table(results / "good" / "critical_fluence.csv")
+        .query("region == 'whole' and witness == 'contrast'")
+        .iloc[0]
+    )
     text = interval(found["loss_percent"], found["loss_lo95"], found["loss_hi95"])
     assert text in tab.inner_text("#regions")
 
@@ -270,7 +284,7 @@ def test_session_page_sorts_filters_and_downloads(open_page, session):
     values = tab.eval_on_selector_all("#series tbody tr", "rows => rows.map(r => r.cells[3].dataset.value)")
     numbers = [float(v) for v in values if v not in ("", "nan")]
     assert numbers == sorted(numbers, reverse=True)
-    assert all(v in ("", "nan") for v in values[len(numbers):]), "unknown values come last"
+    assert all(v in ("", "nan") for v in values[len(numbers) :]), "unknown values come last"
     tab.fill("#find", "mof")
     assert tab.evaluate(visible) == 1
     with tab.expect_download() as download:
@@ -295,7 +309,9 @@ def test_text_contrast(open_page, page, scheme):
     tab = open_page(page("good"), scheme=scheme)
     names = ["bg", "surface", "sunken", "ink", "muted", "accent", "contrast", "intensity", "good", "look", "bad"]
     names += ["good-bg", "look-bg", "bad-bg"]
-    colours = tab.evaluate("(n) => n.map((v) => getComputedStyle(document.documentElement).getPropertyValue('--' + v).trim())", names)
+    colours = tab.evaluate(
+        "(n) => n.map((v) => getComputedStyle(document.documentElement).getPropertyValue('--' + v).trim())", names
+    )
     light = {n: _luminance(c) for n, c in zip(names, colours, strict=True)}
     on = {b: ("ink", "muted", "accent", "contrast", "intensity", "good", "look", "bad") for b in ("bg", "surface")}
     on |= {"sunken": ("ink", "muted"), "good-bg": ("good",), "look-bg": ("look", "ink"), "bad-bg": ("bad",)}
@@ -306,7 +322,9 @@ def test_text_contrast(open_page, page, scheme):
 
 
 def test_every_control_and_picture_has_a_name(open_page, page, session):
-    nameless = """() => [...document.querySelectorAll('button, input, select, canvas, img, svg[role=img], a')].filter((e) => !(
+    nameless = """() => [
+        ...document.querySelectorAll('button, input, select, canvas, img, svg[role=img], a')
+    ].filter((e) => !(
         e.getAttribute('aria-label') || e.hasAttribute('alt') || (e.labels && e.labels.length) || e.textContent.trim()
     )).map((e) => e.outerHTML.slice(0, 80))"""
     for path in (page("bad"), session.html):

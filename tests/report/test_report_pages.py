@@ -55,7 +55,13 @@ def test_kinetics_table_holds_the_tables_numbers(page, results):
     for row in rows:
         expected = critical[(critical["region"] == row[0][1]) & (critical["witness"] == row[1][1])].iloc[0]
         assert row[2][1] == expected["model"]
-        for column, name in ((3, "critical_fluence"), (4, "loss_percent"), (5, "p_value"), (8, "span"), (9, "n_frames")):
+        for column, name in (
+            (3, "critical_fluence"),
+            (4, "loss_percent"),
+            (5, "p_value"),
+            (8, "span"),
+            (9, "n_frames"),
+        ):
             assert same(row[column][0], float(expected[name])), name
         assert row[4][1] == number(expected["loss_percent"])
         assert row[9][1] == integer(expected["n_frames"])

@@ -168,7 +168,7 @@
       if (c.bound) continue;
       if (c.model === "exponential") {
         const steps = Array.from({ length: 60 }, (_, i) => xFirst + ((high - xFirst) * i) / 59);
-        curves.push({ x: steps, y: steps.map((x) => Math.exp(-(x - frames.x[data.reference]) / c.value)), colour: COLOURS[c.witness], dash: "2 3", width: 1.2 });
+        curves.push({ x: steps, y: steps.map((x) => c.amplitude * Math.exp(-x / c.value)), colour: COLOURS[c.witness], dash: "2 3", width: 1.2 });
       }
       if (c.value <= high) lines.push({ at: c.value, axis: "x", colour: COLOURS[c.witness], dash: "8 3 2 3", text: c.witness === "contrast" ? "1/e" : "" });
 
