@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import sys
 from pathlib import Path
 
 import conda_stand_in
 import pytest
 import yaml
-from tiny_sessions import FIRST_ID, SECOND_ID, Session, jobs_of
+from tiny_sessions import SECOND_FILE, SECOND_ID, Session, jobs_of, write_raw
 
 from atomdiffuser.workflow.config_file import CHECKOUT
 
@@ -20,15 +19,17 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="th
 
 
 @pytest.mark.workflow
-def test_use_conda_makes_environments_once_and_runs_every_stage_in_them(session: Session, tmp_path: Path) -> None:
+def test_use_conda_makes_environments_once_and_runs_every_stage_in_them(tmp_path: Path) -> None:
     environment = conda_stand_in.write_stand_in(tmp_path / "stand in", ENVIRONMENTS)
-    shutil.rmtree(session.results)
+    session = Session(tmp_path / "session")
+    session.folder.mkdir()
+    write_raw(session.folder / SECOND_FILE, seed=2)
     prefix = tmp_path / "environments"
     arguments = ("--use-conda", "--conda-prefix", str(prefix))
 
     first = session.run(*arguments, environment=environment)
     assert first.code == 0, first.said
-    assert first.jobs == jobs_of(FIRST_ID) | jobs_of(SECOND_ID) | {"summary"}
+    assert first.jobs == jobs_of(SECOND_ID) | {"summary"}
     assert first.said.count("Creating conda environment") == len(ENVIRONMENTS) == 3
     installed = {record.name.rsplit("-", 2)[0] for record in prefix.glob("*/conda-meta/*.json")}
     assert {"python", "pytorch", "hyperspy", "seaborn"} <= installed

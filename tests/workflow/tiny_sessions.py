@@ -13,9 +13,17 @@ from pathlib import Path
 from atomdiffuser.stages.simulate import simulate
 from atomdiffuser.workflow.config_file import CHECKOUT
 
-STAGES = ("convert", "register", "decay", "damage", "align", "report")
+MESSAGES = {
+    "reading the raw file": "convert",
+    "measuring the drift": "register",
+    "mapping the decay": "decay",
+    "fitting damage against fluence": "damage",
+    "aligning the frames": "align",
+    "writing the report": "report",
+}
 FIRST, SECOND = "it's #1 {x} é", "second"  # names of two series, one as awkward as names get
 FIRST_ID, SECOND_ID = "it-s-1-x-e", "second"
+STAGES = tuple(MESSAGES.values())
 NO_MICROSCOPE_FILE = bytes(range(256)) * 16
 FIRST_FILE, SECOND_FILE, IMAGE_FILE = f"{FIRST}.dm4", f"{SECOND}.emd", "overview.dm4"
 
@@ -31,6 +39,12 @@ class Run:
     def jobs(self) -> set[str]:
         """`stage series` of every job that ended well, and `summary`."""
         return set(re.findall(r"^(\w+(?: [\w-]+)?): done in", self.said, re.MULTILINE))
+
+    @property
+    def planned(self) -> set[str]:
+        """The same of a dry run: every job that it would run."""
+        told = re.findall(r"^Job \d+: (?:([\w-]+): )?(\w+ing .*)$", self.said, re.MULTILINE)
+        return {f"{MESSAGES[message]} {series}" if series else "summary" for series, message in told}
 
     @property
     def did_nothing(self) -> bool:
