@@ -20,8 +20,8 @@ from torch import Tensor
 from atomdiffuser.damage.regions import RegionSet
 from atomdiffuser.damage.template import Template
 from atomdiffuser.estimation.frame_source import FrameSource
-from atomdiffuser.estimation.local_regression import lattice_noise_energy
 from atomdiffuser.estimation.prepare import prepare_frames
+from atomdiffuser.estimation.spectrum import lattice_noise_energy
 
 
 @dataclass(frozen=True)

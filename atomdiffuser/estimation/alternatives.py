@@ -1,9 +1,13 @@
 """Which of several registrations of one pair is right: the odds between lattice-equivalent fits.
 
-On a lattice a pair has several good fits, a lattice vector apart. They differ where the specimen is not periodic. For two
-fits a and b with residuals r_a, r_b and weights w, the statistic Δ = Σ w (r_b² − r_a²) has expectation ±Σ w d²
-(d = r_b − r_a without its noise) and standard deviation s = 2·√(dᵀ w V w d), V the covariance of the filtered noise. A test
+On a lattice a pair has several good fits, a lattice vector apart. They differ where the specimen is not periodic. Let r be
+the residual of a fit in units of its own noise (a candidate that meets a darker, so quieter, or more decayed part of the
+moving frame must gain nothing by that). For two fits a and b the statistic Δ = Σ (r_b² − r_a²) has expectation ±Σ d²
+(d = r_b − r_a without its noise) and standard deviation s = 2·√(dᵀ V d), V the correlation of the filtered noise. A test
 between two Gaussians at ±m with deviation s has log odds 2mΔ/s²; with m estimated by |Δ| this gives 2Δ²/s².
+
+Residuals are freed of their local mean first: decay that the smooth fields cannot follow (a receding edge) must not decide
+where the lattice lies. What misfit remains beyond noise widens s.
 """
 
 from __future__ import annotations
@@ -12,11 +16,12 @@ import torch
 from torch import Tensor
 
 from atomdiffuser.estimation.joint_fit import PairFit
-from atomdiffuser.interpolation import filter_separable, gaussian_kernel
+from atomdiffuser.estimation.spectrum import ImageScales, lattice_noise_energy
+from atomdiffuser.interpolation import filter_separable, gaussian_kernel, smooth
 
 
-def log_odds_against(fits: PairFit, count: int, filter_px: float) -> Tensor:
-    """How much worse each of `count` fits of a pair is than the best of them.
+def log_odds(fits: PairFit, count: int, scales: ImageScales) -> Tensor:
+    """How much likelier each of `count` fits of a pair is than the first of them.
 
     Parameters
     ----------
@@ -24,29 +29,28 @@ def log_odds_against(fits: PairFit, count: int, filter_px: float) -> Tensor:
         Fits of n·count candidates, the candidates of one pair next to each other.
     count
         Candidates per pair.
-    filter_px
-        σ of the matched filter, which correlates the noise of neighbouring pixels.
+    scales
+        Of the images; the matched filter correlates the noise of neighbouring pixels.
 
     Returns
     -------
-    (n, count) log odds of the candidate against the best one: 0 for the best, negative for the others.
+    (n, count) log odds: 0 for the first, −inf for candidates that share nothing with it.
     """
     group = lambda t: t.unflatten(0, (-1, count))
-    residual, weight = group(fits.residual), group(fits.weight)
-    common = torch.where((weight > 0).all(1), weight.amin(1), 0.0)  # judged on the pixels that all candidates see
-    cost = (common[:, None] * residual**2).sum((-2, -1)).double()
-    cost = torch.where(group(fits.overlap) > 0, cost, torch.inf)
-    best = cost.argmin(1)
-    rows = torch.arange(len(best), device=best.device)
-    difference = residual - residual[rows, best][:, None]
-    kernel = gaussian_kernel(filter_px)
-    pushed = filter_separable((common[:, None] * difference).flatten(0, 1), kernel, kernel).unflatten(0, (-1, count))
-    variance = 1 / common.clamp_min(1e-30)
-    spread = 4 * (torch.where((common > 0)[:, None], variance[:, None], 0.0) * pushed**2).sum((-2, -1)).double()
-    excess = cost - cost[rows, best][:, None]
-    odds = -2 * excess**2 / spread.clamp_min(1e-30)
-    odds[rows, best] = 0.0
-    return torch.where(torch.isfinite(excess), odds, -torch.inf)
+    seen = (fits.weight > 0).float()
+    local_mean = smooth(fits.residual * seen, scales.base_px) / smooth(seen, scales.base_px).clamp_min(1e-3)
+    residual, weight = group((fits.residual - local_mean) * fits.weight.sqrt()), group(fits.weight)
+    common = ((weight > 0) & (weight[:, :1] > 0)).float()  # each is judged against the first on the pixels both see
+    excess = (common * (residual**2 - residual[:, :1] ** 2)).sum((-2, -1)).double()
+    kernel = gaussian_kernel(scales.filter_px)
+    difference = (common * (residual - residual[:, :1])).flatten(0, 1)
+    spread = 4 * filter_separable(difference, kernel, kernel).unflatten(0, (-1, count)).square().sum((-2, -1)).double()
+    noise = lattice_noise_energy(scales) * common.sum((-2, -1)).double()
+    scatter = (common * residual[:, :1] ** 2).sum((-2, -1)).double() / noise.clamp_min(1e-30)
+    spread = spread * scatter.clamp_min(1.0)
+    odds = -2 * excess * excess.abs() / spread.clamp_min(1e-30)
+    odds[:, 0] = 0.0
+    return torch.where(common.sum((-2, -1)) > 0, odds, -torch.inf)
 
 
 def hop_probability(log_odds: Tensor, chosen: Tensor) -> Tensor:

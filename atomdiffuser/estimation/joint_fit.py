@@ -32,7 +32,7 @@ from atomdiffuser.interpolation import (
 DERIVATIVE = torch.tensor([-1.0, 9.0, -45.0, 0.0, 45.0, -9.0, 1.0], dtype=torch.float64) / -60  # sixth order, as a convolution
 FIELD_PRIOR_SIGMA = 1.0  # a node without data stays at 1 (intact)
 LARGEST_STEP_PX = 1.5
-MIN_OVERLAP = 0.15
+LEAST_VARIANCE = 0.2  # of a pixel, as a share of the frame's mean variance
 
 
 @dataclass(frozen=True)
@@ -173,6 +173,8 @@ class _Problem:
         m = self.margin_px
         inside = (y >= m) & (y <= self.shape[0] - 1 - m) & (x >= m) & (x <= self.shape[1] - 1 - m) & self._inner(m)
         smooth_variance = noise_of(base * intensity, self.noise) + contrast**2 * noise_of(base, self.noise)
+        smallest = LEAST_VARIANCE * (inside * smooth_variance).mean((1, 2), keepdim=True)
+        smooth_variance = torch.maximum(smooth_variance, smallest)  # vacuum knows no shot noise, but model errors
         variance = noise_of(warped, self.noise) + contrast**2 * noise_of(base + lattice, self.noise)
         return _Images(
             warped=warped, base=base, lattice=lattice, intensity=intensity, residual=warped - model,

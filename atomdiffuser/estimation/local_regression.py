@@ -23,7 +23,7 @@ from torch import Tensor
 
 from atomdiffuser.estimation.noise import NoiseModel
 from atomdiffuser.estimation.prepare import PreparedFrames, noise_of, usable_margin_px
-from atomdiffuser.estimation.spectrum import ImageScales
+from atomdiffuser.estimation.spectrum import ImageScales, lattice_noise_energy
 from atomdiffuser.interpolation import affine_coordinates, filter_separable, gaussian_kernel, sample_spline, smooth
 
 BANDWIDTHS_PX = (8.0, 11.0, 16.0, 22.0, 32.0, 45.0, 64.0, 90.0, 128.0)
@@ -186,12 +186,6 @@ def _window(cells: Tensor, width: float, stride: int) -> Tensor:
 def _window_energy(width: float) -> float:
     """Σ g² of a unit-sum Gaussian window: the share of a pixel's variance that is left."""
     return 1 / (4 * math.pi * width**2)
-
-
-def lattice_noise_energy(scales: ImageScales) -> float:
-    """Σ of the squared kernel that leaves the lattice: matched filter less (matched filter, then local mean)."""
-    a, b = scales.filter_px**2, scales.filter_px**2 + scales.base_px**2
-    return 1 / (4 * math.pi) * (1 / a + 1 / b) - 1 / (math.pi * (a + b))
 
 
 def _pool(images: Tensor, stride: int) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from atomdiffuser import geometry
-from atomdiffuser.estimation.alternatives import hop_probability, log_odds_against
+from atomdiffuser.estimation.alternatives import hop_probability, log_odds
 from atomdiffuser.estimation.coarse import correlation_peaks
 from atomdiffuser.estimation.joint_fit import PairFit, fit_pairs
 from atomdiffuser.estimation.noise import NoiseModel
@@ -18,6 +18,7 @@ from atomdiffuser.estimation.spectrum import ImageScales
 CANDIDATES = 6
 CORRELATION_SLACK = 0.25  # a peak this much lower than the best is not a lattice alternative
 MIN_CORRELATION_SIGMAS = 5.0
+EXPECTED_SHARE_OF_MAX_SHIFT = 3.0
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,8 @@ def register_unknown(
 ) -> PairRegistration:
     """Register pairs of which nothing is known: correlation peaks, a fit from each, the likeliest wins.
 
-    `drift_scale_px` is the typical drift between the frames where it is known; among fits that the images cannot tell apart
-    it favours the shorter drift.
+    `drift_scale_px` is the typical drift between the frames where it is known (else a third of the longest allowed); among
+    fits that the images cannot tell apart it favours the shorter drift.
     """
     period = options.scales.period_px or 4 * options.scales.base_px
     shifts, peak = correlation_peaks(
@@ -97,10 +98,10 @@ def register_unknown(
     shifts = torch.where(plausible[..., None], shifts, shifts[:, :1])
     repeat = torch.arange(n, device=peak.device).repeat_interleave(count)
     fits = options.fit(reference.select(repeat), moving.select(repeat), geometry.translation(shifts.flatten(0, 1)))
-    odds = torch.where(plausible, log_odds_against(fits, count, options.scales.filter_px), -torch.inf)
-    if drift_scale_px is not None:
-        centre_shift = geometry.drift_at_centre(fits.moving_from_reference, reference.shape).unflatten(0, (n, count))
-        odds = odds - centre_shift.square().sum(-1) / (2 * drift_scale_px**2)
+    odds = torch.where(plausible, log_odds(fits, count, options.scales), -torch.inf)
+    scale = drift_scale_px or options.max_shift_px / EXPECTED_SHARE_OF_MAX_SHIFT
+    centre_shift = geometry.drift_at_centre(fits.moving_from_reference, reference.shape).unflatten(0, (n, count))
+    odds = odds - centre_shift.square().sum(-1) / (2 * scale**2)
     distinct = _merge_equal(odds, fits.moving_from_reference.unflatten(0, (n, count)), reference.shape, 0.25 * period)
     chosen = distinct.argmax(1)
     rows = torch.arange(n, device=chosen.device)

@@ -6,11 +6,15 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 FILTER_CANDIDATES_PX = (0.8, 1.0, 1.3, 1.6, 2.0, 2.5, 3.2, 4.0, 5.0)
-PEAK_OVER_RADIAL_MEDIAN = 10.0
-PEAK_SHARE_OF_STRONGEST = 0.02
+WINDOW_PX = 256
+WINDOWS_PER_AXIS = 5
+LOWEST_BIN = 4
+PEAK_OVER_SURROUNDINGS = 20.0
+PEAK_SHARE_OF_STRONGEST = 0.05
 
 
 @dataclass(frozen=True)
@@ -36,11 +40,17 @@ def measure_scales(frames: Tensor) -> ImageScales:
     """Scales of frames (n, Y, X), from their mean power spectrum."""
     power, frequency, floor = mean_power(frames)
     signal = (power - floor).clamp_min(0)
-    period = _largest_period(signal, frequency, floor, min(frames.shape[-2:]))
+    period = lattice_period(frames)
     filter_px = _matched_width(signal, frequency, floor)
     shorter = min(frames.shape[-2:])
     base = 0.55 * period if period else shorter / 10
     return ImageScales(filter_px, float(min(max(base, 2 * filter_px, 3.0), shorter / 6)), period)
+
+
+def lattice_noise_energy(scales: ImageScales) -> float:
+    """Σ of the squared kernel that leaves the lattice: matched filter less (matched filter, then local mean)."""
+    a, b = scales.filter_px**2, scales.filter_px**2 + scales.base_px**2
+    return 1 / (4 * math.pi) * (1 / a + 1 / b) - 1 / (math.pi * (a + b))
 
 
 def mean_power(frames: Tensor) -> tuple[Tensor, Tensor, float]:
@@ -73,21 +83,48 @@ def _matched_width(signal: Tensor, frequency: Tensor, floor: float) -> float:
     return min(FILTER_CANDIDATES_PX, key=variance)
 
 
-def _largest_period(signal: Tensor, frequency: Tensor, floor: float, shorter: int) -> float | None:
-    """1 / the lowest frequency at which a sharp peak stands out of its ring of the spectrum."""
-    ring = (frequency * shorter).round().long()
-    n_rings = int(ring.max()) + 1
-    lowest = 4
-    strong = torch.where((ring >= lowest) & (frequency < 0.45), signal, torch.zeros_like(signal))
-    strongest = float(strong.max())
-    if strongest <= PEAK_OVER_RADIAL_MEDIAN * floor:
+def lattice_period(frames: Tensor) -> float | None:
+    """Largest lattice period in frames (n, Y, X) [px]; None without a lattice.
+
+    Looks at windows of the field one by one: edges and amorphous areas spoil only the windows they are in. A window shows a
+    lattice when its spectrum has isolated peaks in two directions (an edge has one).
+    """
+    size = min(WINDOW_PX, min(frames.shape[-2:]) // 2)
+    if size < 4 * LOWEST_BIN:
         return None
-    for r in range(lowest, min(n_rings, int(0.45 * shorter))):
-        values = strong[ring == r]
-        neighbourhood = strong[(ring >= r - 2) & (ring <= r + 2)]
-        peak = float(values.max())
-        if peak > PEAK_SHARE_OF_STRONGEST * strongest and peak > PEAK_OVER_RADIAL_MEDIAN * (float(neighbourhood.median()) + floor):
-            window = (ring >= r - 1) & (ring <= r + 1) & (strong > 0.5 * peak)
-            centre = float((frequency[window] * strong[window]).sum() / strong[window].sum())
-            return 1.0 / centre
-    return None
+    periods = [p for corner in _window_corners(frames.shape[-2:], size) if (p := _window_period(frames, corner, size))]
+    return float(torch.tensor(periods).median()) if periods else None
+
+
+def _window_corners(shape: tuple[int, int], size: int) -> list[tuple[int, int]]:
+    starts = []
+    for extent in shape:
+        count = min(WINDOWS_PER_AXIS, max(1, 2 * (extent // size) - 1))
+        starts.append([round(i * (extent - size) / max(count - 1, 1)) for i in range(count)])
+    return [(y, x) for y in starts[0] for x in starts[1]]
+
+
+def _window_period(frames: Tensor, corner: tuple[int, int], size: int) -> float | None:
+    y, x = corner
+    power, frequency, floor = mean_power(frames[:, y : y + size, x : x + size])
+    power = torch.cat([power, power.flip(-1)[:, 1:-1].flip(0).roll(1, 0)], dim=1)  # both halves, (size, size)
+    fy = torch.fft.fftfreq(size, device=frames.device)[:, None]
+    fx = torch.fft.fftfreq(size, device=frames.device)[None, :]
+    frequency = torch.hypot(fy, fx)
+    image = power[None, None]
+    wrap = lambda reach: F.pad(image, (reach,) * 4, mode="circular")
+    is_top = F.max_pool2d(wrap(2), 5, stride=1)[0, 0] == power
+    around = F.unfold(wrap(6), 13).median(1).values.reshape(size, size)
+    enough = max(4.0, 12 / frames.shape[0] ** 0.5)
+    peak = is_top & (power > PEAK_OVER_SURROUNDINGS * around) & (power > enough * floor)
+    peak &= (frequency >= LOWEST_BIN / size) & (frequency < 0.45) & (fx >= 0)
+    rows, columns = torch.nonzero(peak, as_tuple=True)
+    if len(rows) < 2:
+        return None
+    strength, angle, length = power[rows, columns], torch.atan2(fy[rows, 0], fx[0, columns]), frequency[rows, columns]
+    strong = strength > PEAK_SHARE_OF_STRONGEST * strength.max()
+    strength, angle, length = strength[strong], angle[strong], length[strong]
+    apart = (angle - angle[strength.argmax()]).sin().abs()
+    if not bool((apart > 0.3).any()):
+        return None
+    return 1.0 / float(length.min())
