@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="th
 
 @pytest.mark.workflow
 def test_use_conda_makes_environments_once_and_runs_every_stage_in_them(tmp_path: Path) -> None:
-    environment = conda_stand_in.write_stand_in(tmp_path / "stand in", ENVIRONMENTS)
+    environment = conda_stand_in.write_stand_in(tmp_path / "stand-in", ENVIRONMENTS)
     session = Session(tmp_path / "session")
     session.folder.mkdir()
     write_raw(session.folder / SECOND_FILE, seed=2)

@@ -230,7 +230,7 @@ class TestPlaces:
 
     def test_command_of_a_job_can_be_pasted_into_a_terminal(self, session: Session) -> None:
         run = session.run("--dry-run", "--printshellcmds", "--forcerun", "convert")
-        (line,) = [text.strip() for text in run.said.splitlines() if f"--series-id {FIRST_ID}" in text]
+        (line,) = [text.strip() for text in run.said.splitlines() if "convert" in text and f"--series-id {FIRST_ID}" in text]
         target = session.results / FIRST_ID / "frames.ome.zarr" / "zarr.json"
         target.unlink()
         assert os.system(f"cd {_quoted(session.folder)} && PATH={_quoted(_bin())}:$PATH {line} 2>/dev/null") == 0
