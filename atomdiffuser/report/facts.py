@@ -68,7 +68,10 @@ class SeriesFacts:
     closure_px
         Largest closure error of a valid frame.
     hops
-        Pairs that may be off by a lattice vector.
+        Pairs in use that may be off by a lattice vector.
+    last
+        The last frame whose change was measured over the whole field; later ones may be valid and yet show too little
+        of it. `fluence_e_per_A2` and `duration_s` count up to this frame.
     """
 
     n_frames: int
@@ -87,6 +90,7 @@ class SeriesFacts:
     n_pairs: int
     n_invalid_pairs: int
     fluence_known: bool
+    last: int
     contrast: Witness
     intensity: Witness
 
@@ -107,9 +111,14 @@ class SeriesFacts:
         return int(frames[0])
 
     @property
-    def last(self) -> int:
+    def last_valid(self) -> int:
         frames = np.flatnonzero(self.valid)
         return int(frames[-1]) if len(frames) else self.first
+
+    @property
+    def out_of_view(self) -> list[int]:
+        """Valid frames after the last measured one: the reference field has drifted out of them."""
+        return [int(k) for k in np.flatnonzero(self.valid) if k > self.last]
 
 
 def gather_facts(
@@ -120,14 +129,16 @@ def gather_facts(
     axis, unit = _abscissa(trajectory)
     used = trajectory[valid]
     rate, rate_unit = _drift_rate(used)
+    last = _last_measured(damage, valid)
+    until = used[used["frame"] <= last]
     return SeriesFacts(
         n_frames=len(trajectory),
         valid=valid,
         reference_frame=int(trajectory.attrs.get("reference_frame", 0)),
         axis=axis,
         axis_unit=unit,
-        fluence_e_per_A2=_largest(used["fluence_e_per_A2"]),
-        duration_s=_largest(used["time_s"]) - _smallest(used["time_s"]),
+        fluence_e_per_A2=_largest(until["fluence_e_per_A2"]),
+        duration_s=_largest(until["time_s"]) - _smallest(until["time_s"]),
         drift_rate=rate,
         drift_rate_unit=rate_unit,
         farthest=_farthest(used),
@@ -137,17 +148,18 @@ def gather_facts(
         n_pairs=len(pairs),
         n_invalid_pairs=int((~pairs["valid"].to_numpy(bool)).sum()),
         fluence_known=unit == "e_per_A2",
+        last=last,
         contrast=witness_of(critical, WHOLE, "contrast"),
         intensity=witness_of(critical, WHOLE, "intensity"),
     )
 
 
 def suspected_hops(pairs: pd.DataFrame) -> np.ndarray:
-    """(n,) pairs whose probability of being off by a lattice vector exceeds the limit that registration used."""
+    """(n,) pairs in use that may be off by a lattice vector with more than the probability that registration allows."""
     settings = pairs.attrs.get("settings")
     default = RegisterSettings().hop_probability_limit
     limit = settings.get("hop_probability_limit", default) if isinstance(settings, Mapping) else default
-    return pairs["hop_probability"].to_numpy(float) > float(limit)
+    return pairs["valid"].to_numpy(bool) & (pairs["hop_probability"].to_numpy(float) > float(limit))
 
 
 def witness_of(critical: pd.DataFrame, region: str, witness: str) -> Witness:
@@ -171,6 +183,15 @@ def witness_of(critical: pd.DataFrame, region: str, witness: str) -> Witness:
         onset_frame=int(row["onset_frame"]) if known(row["onset_frame"]) else -1,
         row=row,
     )
+
+
+def _last_measured(damage: pd.DataFrame, valid: np.ndarray) -> int:
+    """Last valid frame with a whole-field value; the last valid frame when there is none."""
+    frames = np.flatnonzero(valid)
+    rows = damage[(damage["region"] == WHOLE) & damage["valid"]]
+    rows = rows[rows[["contrast", "intensity"]].notna().any(axis=1)]
+    measured = [int(k) for k in rows["frame"] if k < len(valid) and valid[int(k)]]
+    return max(measured, default=int(frames[-1]) if len(frames) else 0)
 
 
 def _abscissa(table: pd.DataFrame) -> tuple[str, str]:

@@ -112,7 +112,7 @@ def acquisition_line(series: FrameSeries) -> str:
     frames = f"{plural(series.n_frames, 'frame')} of {width} × {height} px"
     parts += [frames + (f" at {number(a.pixel_size_nm[1] * 1000)} pm" if a.pixel_size_nm else ", pixel size unknown")]
     parts += [f"{number(a.frame_time_s)} s each" if a.frame_time_s else None]
-    parts += [a.acquired_at.replace("T", " ") if a.acquired_at else None]
+    parts += [a.acquired_at.replace("T", " ").replace("+00:00", " UTC") if a.acquired_at else None]
     return " · ".join(p for p in parts if p)
 
 

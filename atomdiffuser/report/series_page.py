@@ -30,6 +30,13 @@ from atomdiffuser.report.render import render
 from atomdiffuser.report.results import AFFINE_COLUMNS, SeriesResults
 from atomdiffuser.report.verdict import critical_text, exposure_text, judge
 
+ESTIMATION_LABELS = {
+    "matched_filter_px": "matched filter, σ (px)",
+    "base_px": "width of the local mean (px)",
+    "lattice_period_px": "lattice period (px)",
+    "noise_readout_counts2": "readout noise (counts²)",
+    "noise_per_count": "noise variance per count",
+}
 MAX_TABLE_REGIONS = 150
 MAX_CURVE_POINTS = 20_000
 STATIC_SIDE = 320
@@ -194,7 +201,7 @@ def _kinetics_rows(critical: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _drift_rows(results: SeriesResults) -> dict[str, Any]:
-    last = results.trajectory.iloc[results.facts.last] if results.facts.n_frames else {}
+    last = results.trajectory.iloc[results.facts.last_valid] if results.facts.n_frames else {}
     return {name: last.get(name, np.nan) for name in ("rotation_deg", "scale", "shear")}
 
 
@@ -251,15 +258,23 @@ def _quality_strip(results: SeriesResults, settings: ReportSettings) -> dict[str
 
 def _provenance(results: SeriesResults, status: Status, command: str | None) -> list[tuple[str, str]]:
     """Where the numbers come from, as label and text."""
-    rows = [("series", status.series), ("raw file", status.source), ("content hash", status.fingerprint)]
+    rows = [("series", status.series), ("raw file", status.source)]
+    rows.append(("content hash", status.fingerprint or str(results.attributes.get("fingerprint", ""))))
     for key, value in results.attributes.items():
-        if key == "sources" and isinstance(value, list) and value:
+        if key == "sources" and isinstance(value, list) and value and not status.source:
             rows.append(("raw files", f"{value[0]} and {integer(len(value) - 1)} more" if len(value) > 1 else value[0]))
-        if isinstance(value, str | int | float) and key not in ("kind", "name", "version"):
+        if isinstance(value, str | int | float) and key not in ("kind", "name", "version", "series", "fingerprint"):
             rows.append((key.replace("_", " "), str(value)))
     estimation = results.damage.attrs.get("estimation")
     if isinstance(estimation, dict):
-        rows += [(key.replace("_", " "), number(v, 4) if known(v) else str(v)) for key, v in estimation.items()]
+        for key, value in estimation.items():
+            if key != "torch":  # among the versions
+                rows.append(
+                    (
+                        ESTIMATION_LABELS.get(key, key.replace("_", " ")),
+                        number(value, 4) if known(value) else str(value),
+                    )
+                )
     weights = results.tables["pairs"].attrs.get("weights") or results.maps.attributes.get("weights")
     rows += [
         ("settings hash", status.config_hash),
@@ -308,7 +323,7 @@ def _payload(
     """What the script draws; see templates/series.js for how each part is used."""
     facts, trajectory, pairs = results.facts, results.trajectory, results.pairs
     drift_unit = facts.farthest[1]
-    states = chosen_states(facts.valid, facts.first, facts.last, settings.max_states)
+    states = chosen_states(facts.valid, facts.first, facts.last_valid, settings.max_states)
     picture = None
     if pictures:
         grey = pictures["grey"]

@@ -58,6 +58,9 @@ def forest_figure(curves: Sequence[Curve], unit: str) -> str:
             axes.plot([lo, hi], [i, i], color=svg.CONTRAST, linewidth=1.6, solid_capstyle="butt")
             axes.plot(w.critical, i, "o", color=svg.CONTRAST, markersize=5)
         axes.set_xscale("log")
+        ends = [v for c in rows for v in (c.critical.critical, c.critical.critical_lo95, c.critical.critical_hi95)]
+        ends = [float(v) for v in ends if known(v) and v > 0]
+        axes.set_xlim(min(ends) / 1.6, max(ends) * 2.2)
         axes.set_yticks(range(len(rows)), [_short(c.name) for c in rows])
         axes.set_ylim(-0.7, len(rows) - 0.3)
         axes.tick_params(axis="y", length=0)

@@ -191,6 +191,9 @@ def _flags(facts: SeriesFacts, settings: ReportSettings) -> list[Flag]:
             flags.append(Flag("look", what, f"{number(settings.warn_loss_percent)} % or more"))
     if facts.n_excluded > MANY_EXCLUDED * facts.n_frames and facts.n_valid >= 2:
         flags.append(Flag("look", "frames excluded", f"more than {number(100 * MANY_EXCLUDED)} %"))
+    if facts.out_of_view and facts.n_valid >= 2:
+        why = f"after frame {facts.last} too little of the reference field is in view"
+        flags.append(Flag("look", "drifted away", why))
     if not facts.fluence_known:
         flags.append(Flag("look", "fluence unknown", "beam current, dwell time or pixel size is missing"))
     return flags

@@ -236,8 +236,8 @@ def _write_pairs(folder, recipe, trajectory, rng) -> None:
                     "displacement_sigma_px": 0.03 if ok else np.nan,
                     "score": (0.9 - 0.02 * lag - 0.3 * hop) if ok else np.nan,
                     "hop_probability": (0.62 if hop else float(rng.beta(1, 400))) if ok else np.nan,
-                    "valid": ok and not hop,
-                    "reason": "" if ok and not hop else ("may be off by a lattice vector" if hop else "frame excluded"),
+                    "valid": ok,
+                    "reason": "" if ok else "frame excluded",
                     "residual_px": (9.6 if hop else recipe.closure_px * (0.3 + 0.7 * rng.random())) if ok else np.nan,
                 }
             )  # fmt: skip

@@ -65,8 +65,17 @@ def shot(tab, name: str) -> None:
     tab.screenshot(path=ARTEFACTS / f"{name}.png")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("key", ["good", "bad", "no_current", "two", "many"])
+@pytest.mark.parametrize(
+    ("key", "scheme"),
+    [
+        ("good", "light"),
+        ("good", "dark"),
+        ("bad", "light"),
+        ("no_current", "dark"),
+        ("two", "light"),
+        ("many", "light"),
+    ],
+)
 def test_first_screen_fits(open_page, page, key, scheme):
     tab = open_page(page(key), scheme=scheme)
     shot(tab, f"series_{key}_{scheme}")

@@ -60,7 +60,7 @@ AD.chart = (host, makeSpec) => {
       axis.append(AD.svg("line", { class: "grid", x1: X(t), x2: X(t), y1: margin.top, y2: margin.top + h, style: "stroke:var(--line)" }));
       axis.append(AD.svg("text", { x: X(t), y: margin.top + h + 16, "text-anchor": "middle" }, AD.number(t / 10 ** power.x, 4)));
     }
-    for (const t of AD.ticks(y0, y1, Math.max(2, h / 48))) {
+    for (const t of AD.ticks(y0, y1, Math.max(3, h / 36))) {
       axis.append(AD.svg("line", { class: "grid", x1: margin.left, x2: margin.left + w, y1: Y(t), y2: Y(t), style: "stroke:var(--line)" }));
       axis.append(AD.svg("text", { x: margin.left - 8, y: Y(t) + 4, "text-anchor": "end" }, AD.number(t / 10 ** power.y, 4)));
     }

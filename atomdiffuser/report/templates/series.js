@@ -12,7 +12,7 @@
   const xFirst = frames.x[used[0]], xLast = frames.x[used[used.length - 1]];
   const unit = AD.unit[data.axis.unit];
   const COLOURS = { contrast: "var(--contrast)", intensity: "var(--intensity)" };
-  const state = { x: xLast, witness: "contrast", region: 0, opacity: 0.65, drift: false };
+  const state = { x: frames.x[data.last] ?? xLast, witness: "contrast", region: 0, opacity: 0.65, drift: false };
 
   let pending = false;
   const later = () => { if (!pending) { pending = true; requestAnimationFrame(() => refresh()); } };
@@ -156,19 +156,21 @@
     let high = xLast;
     for (const c of critical) if (!c.bound && c.value <= 1.6 * xLast) high = Math.max(high, c.value * 1.04);
     const values = ["contrast", "intensity"].flatMap((w) => [...r[w], ...r[w + "_lo95"], ...r[w + "_hi95"]]);
-    const [low, top] = AD.extent([...values, 1, 0.95]);
-    const range = [Math.max(Math.min(0, low), Math.min(low - 0.05 * (top - low), low)), top + 0.06 * (top - low)];
-    // from zero, unless that would leave much of the chart empty
     const start = xFirst <= 0.25 * xLast ? Math.min(0, xFirst) : xFirst - 0.03 * (xLast - xFirst);
+    const fits = critical.filter((c) => !c.bound && c.model === "exponential");
+    const height = (c, x) => c.amplitude * Math.exp(-x / c.value);
+    const [low, top] = AD.extent([...values, 1, 0.95, ...fits.map((c) => height(c, start))]);
+    const range = [Math.max(Math.min(0, low), Math.min(low - 0.05 * (top - low), low)), top + 0.06 * (top - low)];
     const curves = [], lines = [{ at: 1, axis: "y", colour: "var(--muted)", dash: "1 3" }];
-    if (range[0] < 1 / Math.E) lines.push({ at: 1 / Math.E, axis: "y", colour: "var(--muted)", dash: "1 3", text: "1/e" });
+    // a fraction 1/e of the fit before any beam: where this level, the fit and the critical fluence meet
+    for (const c of fits) if (c.witness === "contrast" && c.amplitude / Math.E > range[0]) lines.push({ at: c.amplitude / Math.E, axis: "y", colour: "var(--muted)", dash: "1 3", text: "1/e of the fit at zero" });
     for (const [w, marker, dash] of [["intensity", "s", "6 3"], ["contrast", "o", ""]])
       curves.push({ x: xs, y: r[w], lo: r[w + "_lo95"], hi: r[w + "_hi95"], colour: COLOURS[w], dash, marker });
     for (const c of critical) {
       if (c.bound) continue;
       if (c.model === "exponential") {
-        const steps = Array.from({ length: 60 }, (_, i) => xFirst + ((high - xFirst) * i) / 59);
-        curves.push({ x: steps, y: steps.map((x) => c.amplitude * Math.exp(-x / c.value)), colour: COLOURS[c.witness], dash: "2 3", width: 1.2 });
+        const steps = Array.from({ length: 60 }, (_, i) => start + ((high - start) * i) / 59);
+        curves.push({ x: steps, y: steps.map((x) => height(c, x)), colour: COLOURS[c.witness], dash: "2 3", width: 1.2 });
       }
       if (c.value <= high) lines.push({ at: c.value, axis: "x", colour: COLOURS[c.witness], dash: "8 3 2 3", text: c.witness === "contrast" ? "1/e" : "" });
 
