@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from atomdiffuser.io.discovery import SeriesEntry
 
 
-def summary(
-    results: Path, entries: Sequence[SeriesEntry], html: Path, table: Path, settings: ReportSettings
-) -> int:
+def summary(results: Path, entries: Sequence[SeriesEntry], html: Path, table: Path, settings: ReportSettings) -> int:
     """Write the page and the table of a session.
 
     Parameters

@@ -151,3 +151,16 @@ def test_drift_rate_is_net_displacement_per_minute(verdict_of, results):
 
 def test_figures_without_anything_to_show_are_left_out():
     assert forest_figure([], "e_per_A2") == ""
+
+
+def test_account_ends_where_the_field_drifts_out_of_view(verdict_of, results):
+    """Loss and fluence belong to the same frame: the last with a whole-field value, not the last that was recorded."""
+    verdict_of("good")
+    tables = read_tables(results / "good")
+    damage = tables["damage"]
+    damage.loc[damage["frame"] > 25, "valid"] = False
+    critical = tables.pop("critical_fluence")
+    facts = gather_facts(**tables, critical=critical)
+    assert facts.last == 25 and facts.last_valid == 39 and facts.out_of_view == list(range(26, 40))
+    assert facts.fluence_e_per_A2 == tables["trajectory"]["fluence_e_per_A2"].iloc[25]
+    assert "drifted away" in {flag.label for flag in judge(facts, SETTINGS).flags}
