@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -230,25 +233,15 @@ class TestPlaces:
 
     def test_command_of_a_job_can_be_pasted_into_a_terminal(self, session: Session) -> None:
         run = session.run("--dry-run", "--printshellcmds", "--forcerun", "convert")
-        (line,) = [text.strip() for text in run.said.splitlines() if "convert" in text and f"--series-id {FIRST_ID}" in text]
+        commands = re.findall(r"python -m atomdiffuser convert .*", run.said)
+        (command,) = [text for text in commands if f"--series-id {FIRST_ID}" in text]
         target = session.results / FIRST_ID / "frames.ome.zarr" / "zarr.json"
         target.unlink()
-        assert os.system(f"cd {_quoted(session.folder)} && PATH={_quoted(_bin())}:$PATH {line} 2>/dev/null") == 0
+        python = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        subprocess.run(command, shell=True, cwd=session.folder, env={**os.environ, **python}, check=True)
         assert json.loads(target.read_text())["attributes"]["atomdiffuser"]["name"] == FIRST
 
 
 def test_rules_pass_the_linter_of_snakemake(session: Session) -> None:
     run = session.run("--lint")
     assert "Congratulations" in run.said, run.said
-
-
-def _quoted(path: Path) -> str:
-    import shlex
-
-    return shlex.quote(str(path))
-
-
-def _bin() -> Path:
-    import sys
-
-    return Path(sys.executable).parent
