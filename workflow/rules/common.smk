@@ -42,6 +42,8 @@ try:
     FOLDERS = session_folders(config, Path(workflow.workdir_init), directory=workflow.overwrite_workdir)
     SERIES_LIST = FOLDERS.results / LIST
     if workflow.is_main_process:
+        if not (FOLDERS.results / CACHE).exists():
+            print(f"First look at {FOLDERS.session}: every file is read once", file=sys.stderr)
         ENTRIES = discover(
             FOLDERS.session,
             results=FOLDERS.results,
