@@ -245,3 +245,14 @@ class TestPlaces:
 def test_rules_pass_the_linter_of_snakemake(session: Session) -> None:
     run = session.run("--lint")
     assert "Congratulations" in run.said, run.said
+
+
+def test_a_job_that_reads_the_workflow_again_neither_discovers_nor_closes(session: Session) -> None:
+    """What the job of a cluster does on its node."""
+    before = (session.results / LIST).stat().st_mtime_ns
+    write_raw(session.folder / "third.emd", seed=4)
+    arguments = ("--mode", "subprocess", "--target-jobs", f"convert:series={SECOND_ID}", "--allowed-rules", "convert")
+    run = session.run(*arguments, "--force", "--nolock")
+    assert run.jobs == {f"convert {SECOND_ID}"}, run.said
+    assert "series analysed" not in run.said
+    assert (session.results / LIST).stat().st_mtime_ns == before

@@ -134,14 +134,21 @@ if "conda" not in {str(m) for m in workflow.deployment_settings.deployment_metho
 shell.prefix(prepare.replace("{", "{{").replace("}", "}}"))
 
 
-onsuccess:
+def close(failed):
+    """Make the summary where its rule could not, and say how it went; once, and not in the jobs of a cluster."""
+    if not workflow.is_main_process:
+        return
+    if failed:
+        environment = {**os.environ, "PYTHONPATH": workflow.basedir}
+        subprocess.run(SUMMARY_COMMAND, cwd=FOLDERS.working, check=False, env=environment)
     print(closing_text(FOLDERS, ENTRIES), file=sys.stderr)
+
+
+onsuccess:
+    close(failed=False)
 
 
 onerror:
     # The rule `summary` waits for every series; the page must show those that failed. It is made again by the rule as
     # soon as they succeed, because their reports are newer then, or when they are gone, because the list is newer.
-    subprocess.run(
-        SUMMARY_COMMAND, cwd=FOLDERS.working, check=False, env={**os.environ, "PYTHONPATH": workflow.basedir}
-    )
-    print(closing_text(FOLDERS, ENTRIES), file=sys.stderr)
+    close(failed=True)
