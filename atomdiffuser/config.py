@@ -46,9 +46,12 @@ class RegisterSettings:
     max_drift_fraction: float = setting(
         0.33, "Largest drift between neighbours, as a share of the shorter frame side", above=0.0, maximum=0.9
     )
-    field_nodes: int = setting(5, "Nodes per axis of the smooth decay fields fitted with the drift", minimum=2, maximum=16)
+    field_nodes: int = setting(8, "Nodes per axis of the smooth decay fields fitted with the drift", minimum=2, maximum=24)
     max_iterations: int = setting(30, "Gauss–Newton steps per pair at most", minimum=1, maximum=500)
     tolerance_px: float = setting(1e-3, "A fit has converged when the drift changes by less", unit="px", above=0.0)
+    groupwise_rounds: int = setting(
+        1, "Times that all frames are fitted to the mean of the others after the pairs", minimum=0, maximum=20
+    )
     hop_probability_limit: float = setting(
         0.05, "A pair whose registration may be off by a lattice vector with more than this probability is flagged",
         minimum=0.0, maximum=1.0,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from atomdiffuser import geometry
 from atomdiffuser.config import RegisterSettings
 from atomdiffuser.estimation.frame_source import FrameSource
+from atomdiffuser.estimation.groupwise import Refined, refine_trajectory
 from atomdiffuser.estimation.register import CANDIDATES, FitOptions, PairRegistration, register_from, register_unknown
 from atomdiffuser.pairs import choose_pairs
 from atomdiffuser.trajectory import Trajectory, solve_trajectory
@@ -46,7 +47,7 @@ def estimate_drift(
         max_shift_px=settings.max_drift_fraction * min(source.shape),
     )
     neighbours, others = choose_pairs(source.usable, settings.lags)
-    report = _Counter(progress, len(neighbours) + len(others))
+    report = _Counter(progress, len(neighbours) + len(others) + settings.groupwise_rounds * len(source.usable))
     near = _register_neighbours(source, neighbours, options, report)
     chain = _chain(source.n_frames, neighbours, near)
     start = torch.stack([_between(chain, i, j) for i, j in others]) if others else geometry.identity(0)
@@ -64,6 +65,11 @@ def estimate_drift(
         source.n_frames, pairs[valid], registration.moving_from_reference[valid], registration.motion_covariance[valid],
         shape=source.shape, origin=origin,
     )
+    refined = refine_trajectory(
+        source, solved.frame_from_reference, solved.displacement_sigma_px, origin, options,
+        rounds=settings.groupwise_rounds, advance=lambda: report.add(1),
+    )
+    solved = _with_refined(solved, refined, origin)
     trajectory, registration = _judge_pairs(solved, registration, pairs, valid)
     return DriftEstimate(pairs, registration, trajectory, origin, _frame_reasons(source, trajectory, registration, pairs))
 
@@ -93,7 +99,7 @@ def _register_neighbours(source, neighbours, options, report) -> PairRegistratio
     again = np.flatnonzero(doubtful.numpy())
     second = _join(source.in_batches([neighbours[m] for m in again], fit(scale), batch))
     if not bool(clear.any()):
-        second = _with(second, hop_probability=first.hop_probability[torch.as_tensor(again)])
+        second = replace(second, hop_probability=first.hop_probability[torch.as_tensor(again)])
     return _replace(first, again, second)
 
 
@@ -109,6 +115,15 @@ def _between(chain: Tensor, i: int, j: int) -> Tensor:
     return chain[j] @ geometry.invert(chain[i])
 
 
+def _with_refined(solved: Trajectory, refined: Refined, origin: int) -> Trajectory:
+    """The refined affines with their σ: v_0 + v_k, each frame's own error against the sample."""
+    own = refined.frame_sigma_px
+    sigma = np.hypot(own, own[origin])
+    sigma = np.where(np.isfinite(sigma), sigma, solved.displacement_sigma_px)
+    sigma[origin] = 0.0
+    return replace(solved, frame_from_reference=refined.frame_from_reference, displacement_sigma_px=sigma)
+
+
 def _judge_pairs(solved: Trajectory, registration: PairRegistration, pairs: np.ndarray, valid: np.ndarray):
     """Mark the pairs that the trajectory rejected, and spread its residuals over all pairs."""
     residual = np.full(len(pairs), np.nan)
@@ -118,10 +133,8 @@ def _judge_pairs(solved: Trajectory, registration: PairRegistration, pairs: np.n
     reason = list(registration.reason)
     for m in np.flatnonzero(valid & ~accepted):
         reason[m] = f"contradicts the other pairs by {residual[m]:.1f} px (lattice hop?)"
-    trajectory = Trajectory(
-        solved.frame_from_reference, solved.displacement_sigma_px, solved.closure_px, solved.connected, residual, accepted
-    )
-    return trajectory, _with(registration, valid=torch.as_tensor(accepted), reason=reason)
+    trajectory = replace(solved, pair_residual_px=residual, pair_accepted=accepted)
+    return trajectory, replace(registration, valid=torch.as_tensor(accepted), reason=reason)
 
 
 def _frame_reasons(source: FrameSource, trajectory: Trajectory, registration: PairRegistration, pairs: np.ndarray) -> list[str]:
@@ -151,14 +164,10 @@ def _replace(first: PairRegistration, at: np.ndarray, second: PairRegistration) 
     joined = _join([first, second])
     order = np.arange(len(first.reason))
     order[at] = len(first.reason) + np.arange(len(at))
-    return _with(joined, **{
+    return replace(joined, **{
         f: getattr(joined, f)[torch.as_tensor(order)]
         for f in ("moving_from_reference", "motion_covariance", "displacement_sigma_px", "correlation", "hop_probability", "valid")
     }, reason=[joined.reason[k] for k in order])
-
-
-def _with(registration: PairRegistration, **changes) -> PairRegistration:
-    return PairRegistration(**{**registration.__dict__, **changes})
 
 
 class _Counter:

@@ -32,6 +32,7 @@ from atomdiffuser.interpolation import (
 DERIVATIVE = torch.tensor([-1.0, 9.0, -45.0, 0.0, 45.0, -9.0, 1.0], dtype=torch.float64) / -60  # sixth order, as a convolution
 FIELD_PRIOR_SIGMA = 1.0  # a node without data stays at 1 (intact)
 LARGEST_STEP_PX = 1.5
+NOISE_IN_STEPS = 0.95  # of the noise's own gradients taken out of a step's normal matrix; all of it could overshoot
 LEAST_VARIANCE = 0.2  # of a pixel, as a share of the frame's mean variance
 
 
@@ -76,7 +77,7 @@ def fit_pairs(
     noise: NoiseModel,
     filter_px: float,
     margin_px: float,
-    nodes: int = 5,
+    nodes: int = 8,
     max_iterations: int = 30,
     tolerance_px: float = 1e-3,
 ) -> PairFit:
@@ -129,6 +130,9 @@ class _Problem:
         """One Gauss–Newton step: the six numbers (n, 6) of the motion to append, and the new fields."""
         images = self._images(affine, fields)
         normal, right = self._normal_matrix(images, images.weight), self._right_side(images)
+        spurious = NOISE_IN_STEPS * self._gradient_noise(images)
+        normal[:, :3, :3] -= spurious
+        normal[:, 3:6, 3:6] -= spurious
         n, g2 = affine.shape[0], self.nodes**2
         prior = torch.zeros(6 + 2 * g2, dtype=torch.float64, device=self.device)
         prior[6:] = FIELD_PRIOR_SIGMA**-2
@@ -172,10 +176,14 @@ class _Problem:
         symmetric = (warped + model) / 2
         m = self.margin_px
         inside = (y >= m) & (y <= self.shape[0] - 1 - m) & (x >= m) & (x <= self.shape[1] - 1 - m) & self._inner(m)
-        smooth_variance = noise_of(base * intensity, self.noise) + contrast**2 * noise_of(base, self.noise)
+        reference_share = contrast**2 * self.reference.noise_share
+        known = torch.isfinite(reference_share)
+        reference_share = torch.where(known, reference_share, 0.0)
+        inside &= known
+        smooth_variance = noise_of(base * intensity, self.noise) + reference_share * noise_of(base, self.noise)
         smallest = LEAST_VARIANCE * (inside * smooth_variance).mean((1, 2), keepdim=True)
         smooth_variance = torch.maximum(smooth_variance, smallest)  # vacuum knows no shot noise, but model errors
-        variance = noise_of(warped, self.noise) + contrast**2 * noise_of(base + lattice, self.noise)
+        variance = noise_of(warped, self.noise) + reference_share * noise_of(base + lattice, self.noise)
         return _Images(
             warped=warped, base=base, lattice=lattice, intensity=intensity, residual=warped - model,
             gradient_y=filter_separable(symmetric, DERIVATIVE, torch.ones(1)),
@@ -238,9 +246,7 @@ class _Problem:
         )
         meat = self._normal_matrix(filtered, im.variance)
         bread = self._normal_matrix(im, im.weight)
-        slope = chain_kernels(kernel, DERIVATIVE)
-        gradient_noise = float((slope**2).sum() * (kernel**2).sum()) / 4
-        spurious = _monomial_block(_contract(im.weight * im.variance * gradient_noise, self.axes[0].powers, self.axes[1].powers))
+        spurious = self._gradient_noise(im)
         bread[:, 0:3, 0:3] -= spurious
         bread[:, 3:6, 3:6] -= spurious
         prior = torch.zeros(bread.shape[-1], dtype=torch.float64, device=self.device)
@@ -249,6 +255,13 @@ class _Problem:
         covariance = (inverse @ meat @ inverse)[:, :6, :6]
         informative = torch.linalg.eigvalsh(bread[:, :6, :6])[:, 0] > 0
         return torch.where(informative[:, None, None], covariance, torch.full_like(covariance, torch.inf))
+
+    def _gradient_noise(self, im: _Images) -> Tensor:
+        """What the noise's own gradients add to a gradient block of the normal matrix, (n, 3, 3)."""
+        kernel = gaussian_kernel(self.filter_px)
+        slope = chain_kernels(kernel, DERIVATIVE)
+        energy = float((slope**2).sum() * (kernel**2).sum()) / 4
+        return _monomial_block(_contract(im.weight * im.variance * energy, self.axes[0].powers, self.axes[1].powers))
 
     def _spread(self, nodes: Tensor) -> Tensor:
         """Fields (n, Y, X) from their nodes (n, G, G)."""

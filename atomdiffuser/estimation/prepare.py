@@ -13,6 +13,9 @@ from atomdiffuser.estimation.spectrum import ImageScales
 from atomdiffuser.interpolation import chain_kernels, filter_separable, gaussian_kernel, smooth, spline_prefilter_kernel
 
 
+FIELDS = ("coefficients", "base", "lattice", "noise_share")
+
+
 @dataclass(frozen=True)
 class PreparedFrames:
     """A batch of n frames, each field (n, Y, X) float32 on one device, counts above the dark level.
@@ -25,11 +28,15 @@ class PreparedFrames:
         Local mean of the raw frame.
     lattice
         Matched-filtered frame less `base`.
+    noise_share
+        Noise variance as a share of a single frame's: 1 for a frame, 1/count for a mean of frames, inf where nothing is
+        known; (n, 1, 1) or (n, Y, X).
     """
 
     coefficients: Tensor
     base: Tensor
     lattice: Tensor
+    noise_share: Tensor
 
     def __len__(self) -> int:
         return self.base.shape[0]
@@ -41,12 +48,12 @@ class PreparedFrames:
     def select(self, index: Tensor | list[int]) -> PreparedFrames:
         """Frames at `index`, repeated as listed."""
         index = torch.as_tensor(index, device=self.base.device)
-        return PreparedFrames(*(getattr(self, f)[index] for f in ("coefficients", "base", "lattice")))
+        return PreparedFrames(*(getattr(self, f)[index] for f in FIELDS))
 
     @staticmethod
     def join(parts: list[PreparedFrames]) -> PreparedFrames:
         """Concatenate batches."""
-        return PreparedFrames(*(torch.cat([getattr(p, f) for p in parts]) for f in ("coefficients", "base", "lattice")))
+        return PreparedFrames(*(torch.cat([getattr(p, f) for p in parts]) for f in FIELDS))
 
 
 def prepare_frames(frames: Tensor, scales: ImageScales) -> PreparedFrames:
@@ -58,6 +65,7 @@ def prepare_frames(frames: Tensor, scales: ImageScales) -> PreparedFrames:
         coefficients=filter_separable(frames, with_prefilter, with_prefilter),
         base=base,
         lattice=filter_separable(frames, kernel, kernel) - base,
+        noise_share=torch.ones(len(frames), 1, 1, device=frames.device),
     )
 
 

@@ -27,7 +27,7 @@ class FitOptions:
 
     noise: NoiseModel
     scales: ImageScales
-    field_nodes: int = 5
+    field_nodes: int = 8
     max_iterations: int = 30
     tolerance_px: float = 1e-3
     max_shift_px: float = 64.0

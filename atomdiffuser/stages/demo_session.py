@@ -14,9 +14,9 @@ _DETECTOR = dict(gain_e=0.5, dark_level=100.0, readout_e=0.8)  # raw files do no
 _COMMON = dict(beam_energy_kV=200.0, frame_time_s=2.0)
 _SERIES: dict[str, dict[str, Any]] = {
     "STO_contrast_loss.dm4": dict(
-        specimen="SrTiO3", format="dm4", known_current=False, n_frames=12, shape=(256, 256), electrons_per_px=50,
+        specimen="SrTiO3", format="dm4", known_current=False, n_frames=12, shape=(256, 256), electrons_per_px=90,
         drift_px_per_frame=2.4, random_walk_px=0.4, damage="uniform", witness="contrast", kinetics="exponential",
-        fluence_per_frame=2000.0, critical_fluence=12000.0, pixel_size_nm=0.02, edge=True, vacancies=0.04,
+        fluence_per_frame=2000.0, critical_fluence=20000.0, pixel_size_nm=0.02, edge=True, vacancies=0.04,
     ),
     "LLZO_mass_loss.emd": dict(
         specimen="LLZO[100]", format="emd", n_frames=10, shape=(224, 288), electrons_per_px=60,
@@ -30,7 +30,7 @@ _SERIES: dict[str, dict[str, Any]] = {
         vacancies=0.02,
     ),
     "Au_particle_no_current.emd": dict(
-        specimen="nanoparticle", format="emd", known_current=False, n_frames=8, shape=(256, 256), electrons_per_px=50,
+        specimen="nanoparticle", format="emd", known_current=False, n_frames=8, shape=(256, 256), electrons_per_px=90,
         drift_px_per_frame=3.0, random_walk_px=0.5, rotation_deg_per_frame=0.3, damage="perlin", witness="contrast",
         fluence_per_frame=2500.0, critical_fluence=22000.0, pixel_size_nm=0.03,
     ),
@@ -52,8 +52,8 @@ series:
 def write_demo_session(folder: Path, *, seed: int = 20250810) -> None:
     """Write the demonstration session into `folder`; the same seed writes the same bytes.
 
-    - STO_contrast_loss.dm4: SrTiO3 that turns amorphous under the beam. The mean stays, the lattice fades, F_c is half
-      of the total fluence. Its beam current is in session.yaml only.
+    - STO_contrast_loss.dm4: SrTiO3 that turns amorphous under the beam. The mean stays, the lattice fades; F_c is a
+      little less than the total fluence. Its beam current is in session.yaml only.
     - LLZO_mass_loss.emd: a garnet that loses material from its edge inwards, while it drifts, turns and shears. Its
       frames are not square.
     - Si_gentle: a folder of single frames of silicon at little fluence. Nothing happens: F_c has a lower bound only.

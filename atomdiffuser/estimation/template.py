@@ -1,0 +1,60 @@
+"""The sample as all aligned frames together show it, on the reference grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from atomdiffuser.estimation.frame_source import FrameSource
+from atomdiffuser.estimation.prepare import PreparedFrames, usable_margin_px
+from atomdiffuser.interpolation import affine_coordinates, filter_separable, sample_spline, spline_prefilter_kernel
+
+
+
+@dataclass(frozen=True)
+class TemplateSum:
+    """Sums over aligned frames, each (1, Y, X) float64: matched-filtered image, local mean, and how many frames looked."""
+
+    filtered: Tensor
+    base: Tensor
+    count: Tensor
+
+    def without(self, own: TemplateSum) -> PreparedFrames:
+        """The template of all frames but one, ready to be the reference of a fit."""
+        count = self.count - own.count
+        known = count > 0.5
+        mean = lambda total, part: torch.where(known, (total - part) / count.clamp_min(1), 0.0).float()
+        base = mean(self.base, own.base)
+        return PreparedFrames(
+            coefficients=torch.zeros_like(base),  # never sampled: a template is only a reference
+            base=base, lattice=mean(self.filtered, own.filtered) - base,
+            noise_share=torch.where(known, 1 / count.clamp_min(1), torch.inf).float(),
+        )
+
+
+def aligned_part(source: FrameSource, index: int, frame_from_reference: Tensor) -> TemplateSum:
+    """What one frame adds to the template, given its affine (3, 3)."""
+    prepared, margin, shape = source.prepared([index]), usable_margin_px(source.scales), source.shape
+    y, x = affine_coordinates(frame_from_reference[None].to(source.device), shape)
+    inside = ((y >= margin) & (y <= shape[0] - 1 - margin) & (x >= margin) & (x <= shape[1] - 1 - margin)).double()
+    prefilter = spline_prefilter_kernel()
+    base = sample_spline(filter_separable(prepared.base, prefilter, prefilter), y, x)
+    return TemplateSum(inside * sample_spline(prepared.coefficients, y, x), inside * base, inside)
+
+
+def sum_template(
+    source: FrameSource, affines: Tensor, frames: Sequence[int], advance: Callable[[], None] | None = None
+) -> TemplateSum:
+    """Add up `frames`; `affines` (t, 3, 3) are frame_from_reference."""
+    filtered, base, count = (torch.zeros(1, *source.shape, dtype=torch.float64, device=source.device) for _ in range(3))
+    for k in frames:
+        part = aligned_part(source, k, affines[k])
+        filtered += part.filtered
+        base += part.base
+        count += part.count
+        if advance:
+            advance()
+    return TemplateSum(filtered, base, count)
