@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
-import scipy.stats
+import scipy.special
 import torch
 
 from atomdiffuser.config import DamageSettings
@@ -19,7 +19,7 @@ from atomdiffuser.estimation.prepare import usable_margin_px
 from atomdiffuser.estimation.template import sum_template
 
 WITNESSES = {"intensity": "signal_ratio", "contrast": "lattice"}
-Z95 = float(scipy.stats.norm.ppf(0.975))
+Z95 = float(scipy.special.ndtri(0.975))
 
 
 def measure_damage(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.optimize
-import scipy.stats
+import scipy.special
 
 CONFIDENCE = 0.95
 MIN_FRAMES = 3
@@ -76,9 +76,9 @@ def fit_exponential(x: np.ndarray, y: np.ndarray, sigma: np.ndarray, *, min_span
     best, flat = cost(rate), cost(0.0)
     freedom = n - 2
     scatter = max(1.0, best / freedom)
-    p_value = float(scipy.stats.f.sf((flat - best) / scatter, 1, freedom))
-    two_sided = scatter * scipy.stats.f.ppf(CONFIDENCE, 1, freedom)
-    one_sided = scatter * scipy.stats.t.ppf(CONFIDENCE, freedom) ** 2
+    p_value = float(scipy.special.fdtrc(1, freedom, max((flat - best) / scatter, 0.0)))
+    two_sided = scatter * scipy.special.stdtrit(freedom, (1 + CONFIDENCE) / 2) ** 2
+    one_sided = scatter * scipy.special.stdtrit(freedom, CONFIDENCE) ** 2
     low, high = _crossing(cost, rate, best + two_sided, -1), _crossing(cost, rate, best + two_sided, +1)
     aicc, aicc_constant = _aicc(best / scatter, 2, n), _aicc(flat / scatter, 1, n)
     critical = lambda r: span / r if r > 0 else math.inf
@@ -99,7 +99,7 @@ def onset_frame(ratio: np.ndarray, sigma: np.ndarray, frames: np.ndarray, level:
     good = np.isfinite(ratio) & np.isfinite(sigma) & (sigma > 0)
     if not good.any():
         return -1
-    p = 2 * scipy.stats.norm.sf(np.abs(ratio[good] - 1) / sigma[good])
+    p = 2 * scipy.special.ndtr(-np.abs(ratio[good] - 1) / sigma[good])
     order = np.argsort(p)
     passed = p[order] <= level / (len(p) - np.arange(len(p)))
     rejected = order[: int(np.argmin(passed)) if not passed.all() else len(p)]

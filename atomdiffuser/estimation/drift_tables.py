@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 
 from atomdiffuser import geometry
-from atomdiffuser.estimation.drift import DriftEstimate
 from atomdiffuser.series import FrameSeries
+
+if TYPE_CHECKING:
+    from atomdiffuser.estimation.drift import DriftEstimate
 
 
 def pairs_table(drift: DriftEstimate, series: FrameSeries) -> pd.DataFrame:

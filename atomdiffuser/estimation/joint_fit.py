@@ -80,10 +80,12 @@ def fit_pairs(
     nodes: int = 8,
     max_iterations: int = 30,
     tolerance_px: float = 1e-3,
+    covariance: bool = True,
 ) -> PairFit:
     """Fit n pairs from the starting affines `start` (n, 3, 3) moving_from_reference.
 
-    `filter_px` is the σ of the matched filter that prepared the frames; `margin_px` the rim not used.
+    `filter_px` is the σ of the matched filter that prepared the frames; `margin_px` the rim not used. Without `covariance`
+    (half the time of a short fit) it is infinite.
     """
     problem = _Problem(reference, moving, noise, filter_px, margin_px, nodes)
     n = len(reference)
@@ -102,7 +104,7 @@ def fit_pairs(
         active = active[~finished]
         if active.numel() == 0:
             break
-    return problem.summarise(affine, fields, converged)
+    return problem.summarise(affine, fields, converged, covariance)
 
 
 class _Problem:
@@ -144,10 +146,10 @@ class _Problem:
         step = solution[:, :6] @ self.px_from_normalised.T
         return step, fields + solution[:, 6:].reshape(n, 2, self.nodes, self.nodes)
 
-    def summarise(self, affine: Tensor, fields: Tensor, converged: Tensor) -> PairFit:
+    def summarise(self, affine: Tensor, fields: Tensor, converged: Tensor, with_covariance: bool) -> PairFit:
         """Covariance and quality of the final state."""
         images = self._images(affine, fields)
-        covariance = self._covariance(images, fields)
+        covariance = self._covariance(images) if with_covariance else torch.full_like(affine[:, :1, :1], torch.inf).expand(-1, 6, 6)
         transform = self.px_from_normalised
         signal = images.lattice
         observed = images.warped - images.intensity * images.base
@@ -157,7 +159,7 @@ class _Problem:
         ).clamp_min(1e-30).sqrt()
         return PairFit(
             moving_from_reference=affine,
-            covariance=transform @ covariance @ transform.T,
+            covariance=transform @ covariance @ transform.T if with_covariance else covariance,
             intensity_nodes=fields[:, 0],
             contrast_nodes=fields[:, 1],
             correlation=correlation.double(),
@@ -232,7 +234,7 @@ class _Problem:
             parts.append(_contract(weighted * structure, ay.hats, ax.hats).flatten(1))
         return torch.cat(parts, dim=1)
 
-    def _covariance(self, im: _Images, fields: Tensor) -> Tensor:
+    def _covariance(self, im: _Images) -> Tensor:
         """(n, 6, 6) of the normalised motion: sandwich H⁻¹ B H⁻¹ with the noise's correlation through the filter.
 
         H counts the signal's gradients only (the noise's own gradients are subtracted); B carries the filtered noise.

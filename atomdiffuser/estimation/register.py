@@ -16,6 +16,7 @@ from atomdiffuser.estimation.prepare import PreparedFrames, usable_margin_px
 from atomdiffuser.estimation.spectrum import ImageScales
 
 CANDIDATES = 6
+BRIEF_ITERATIONS = 4
 CORRELATION_SLACK = 0.25  # a peak this much lower than the best is not a lattice alternative
 MIN_CORRELATION_SIGMAS = 5.0
 EXPECTED_SHARE_OF_MAX_SHIFT = 3.0
@@ -32,11 +33,13 @@ class FitOptions:
     tolerance_px: float = 1e-3
     max_shift_px: float = 64.0
 
-    def fit(self, reference: PreparedFrames, moving: PreparedFrames, start: Tensor) -> PairFit:
+    def fit(self, reference: PreparedFrames, moving: PreparedFrames, start: Tensor, *, brief: bool = False) -> PairFit:
+        """Fit from `start`; a brief fit takes a few steps and gives no covariance."""
         return fit_pairs(
             reference, moving, start, noise=self.noise, filter_px=self.scales.filter_px,
-            margin_px=usable_margin_px(self.scales), nodes=self.field_nodes, max_iterations=self.max_iterations,
-            tolerance_px=self.tolerance_px,
+            margin_px=usable_margin_px(self.scales), nodes=self.field_nodes,
+            max_iterations=BRIEF_ITERATIONS if brief else self.max_iterations, tolerance_px=self.tolerance_px,
+            covariance=not brief,
         )
 
 
@@ -95,24 +98,26 @@ def register_unknown(
     plausible = torch.isfinite(peak)
     count = max(1, int(plausible.sum(1).max()))
     plausible, shifts = plausible[:, :count], shifts[:, :count]
-    shifts = torch.where(plausible[..., None], shifts, shifts[:, :1])
+    # The highest peak's fit knows rotation and strain; the others start from it, a lattice vector away.
+    first = options.fit(reference, moving, geometry.translation(shifts[:, 0]), brief=True).moving_from_reference
+    away = torch.where(plausible[..., None], shifts - shifts[:, :1], 0.0)
+    starts = geometry.translation(away) @ first[:, None]
     repeat = torch.arange(n, device=peak.device).repeat_interleave(count)
-    fits = options.fit(reference.select(repeat), moving.select(repeat), geometry.translation(shifts.flatten(0, 1)))
+    fits = options.fit(reference.select(repeat), moving.select(repeat), starts.flatten(0, 1), brief=True)
+    affines = fits.moving_from_reference.unflatten(0, (n, count))
     odds = torch.where(plausible, log_odds(fits, count, options.scales), -torch.inf)
     scale = drift_scale_px or options.max_shift_px / EXPECTED_SHARE_OF_MAX_SHIFT
-    centre_shift = geometry.drift_at_centre(fits.moving_from_reference, reference.shape).unflatten(0, (n, count))
-    odds = odds - centre_shift.square().sum(-1) / (2 * scale**2)
-    distinct = _merge_equal(odds, fits.moving_from_reference.unflatten(0, (n, count)), reference.shape, 0.25 * period)
+    odds = odds - geometry.drift_at_centre(affines, reference.shape).square().sum(-1) / (2 * scale**2)
+    distinct = _merge_equal(odds, affines, reference.shape, 0.25 * period)
     chosen = distinct.argmax(1)
-    rows = torch.arange(n, device=chosen.device)
-    return _verdict(fits, rows * count + chosen, hop_probability(distinct, chosen), options, reference.shape)
+    final = options.fit(reference, moving, affines[torch.arange(n, device=chosen.device), chosen])
+    return _verdict(final, hop_probability(distinct, chosen), options, reference.shape)
 
 
 def register_from(reference: PreparedFrames, moving: PreparedFrames, start: Tensor, options: FitOptions) -> PairRegistration:
     """Register pairs from known starting affines (n, 3, 3)."""
     fits = options.fit(reference, moving, start)
-    every = torch.arange(len(reference), device=fits.overlap.device)
-    return _verdict(fits, every, torch.full_like(fits.overlap, torch.nan), options, reference.shape)
+    return _verdict(fits, torch.full_like(fits.overlap, torch.nan), options, reference.shape)
 
 
 def _merge_equal(odds: Tensor, affines: Tensor, shape: tuple[int, int], distance_px: float) -> Tensor:
@@ -127,17 +132,15 @@ def _merge_equal(odds: Tensor, affines: Tensor, shape: tuple[int, int], distance
     return odds.scatter(1, order, odds_sorted)
 
 
-def _verdict(
-    fits: PairFit, index: Tensor, hops: Tensor, options: FitOptions, shape: tuple[int, int]
-) -> PairRegistration:
-    affine, covariance = fits.moving_from_reference[index], fits.covariance[index]
+def _verdict(fits: PairFit, hops: Tensor, options: FitOptions, shape: tuple[int, int]) -> PairRegistration:
+    affine, covariance = fits.moving_from_reference, fits.covariance
     sigma = geometry.displacement_sigma_px(covariance, shape)
     sigma = torch.where(torch.isfinite(sigma), sigma, torch.inf)
-    correlation, overlap, converged = fits.correlation[index], fits.overlap[index], fits.converged[index]
+    correlation, overlap, converged = fits.correlation, fits.overlap, fits.converged
     independent = overlap * shape[0] * shape[1] / (4 * torch.pi * options.scales.filter_px**2 + 1)
     limit = options.scales.period_px / 4 if options.scales.period_px else max(1.0, 2 * options.scales.filter_px)
     reasons = []
-    for k in range(len(index)):
+    for k in range(len(affine)):
         if overlap[k] < 0.1:
             reason = f"frames share only {100 * float(overlap[k]):.0f} % of the field"
         elif not correlation[k] * independent[k].sqrt() > MIN_CORRELATION_SIGMAS:

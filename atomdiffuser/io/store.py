@@ -152,16 +152,17 @@ def create_frames(
     link_zspy(path)
 
 
-def read_frames(path: str | Path) -> FrameSeries:
+def read_frames(path: str | Path, *, dask: bool = True) -> FrameSeries:
     """The series in a frame store, lazily: one Dask chunk a frame.
+
+    With dask=False the frames are the Zarr array itself, which is all that reading them one by one needs; importing Dask
+    takes longer than many a stage.
 
     Raises
     ------
     StoreError
         When the store is missing, incomplete or of another kind; the message names the stage to run first.
     """
-    import dask.array as da
-
     path = Path(path)
     attributes = read_attributes(path, kind="frames")
     try:
@@ -180,8 +181,12 @@ def read_frames(path: str | Path) -> FrameSeries:
     present = sum(1 for _ in chunk_folder.iterdir()) if chunk_folder.is_dir() else 0
     if present < data.shape[0]:
         raise StoreError(f"{path}: holds {present} of {data.shape[0]} frames; run the {_stage(path)} stage again")
+    if dask:
+        import dask.array as da
+
+        data = da.from_array(data, chunks=(1, *data.shape[1:]), name=False)
     return FrameSeries(
-        frames=da.from_array(data, chunks=(1, *data.shape[1:]), name=False),
+        frames=data,
         times_s=None if times is None else np.asarray(times, dtype=float),
         acquisition=Acquisition(**values),
         name=name,

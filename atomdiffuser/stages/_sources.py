@@ -17,7 +17,7 @@ from atomdiffuser.series import FrameSeries
 
 def open_source(frames: Path, device: str) -> tuple[FrameSeries, FrameSource]:
     """The stored series, and its frames above the dark level on the device (dark level 0 where it is unknown)."""
-    series = read_frames(frames)
+    series = read_frames(frames, dask=False)
     acquisition = series.acquisition
     source = FrameSource(
         series, choose_device(device), dark_level=acquisition.dark_level or 0.0, gain_e=acquisition.gain_e

@@ -26,7 +26,7 @@ def align(
 
     Frames without a place in the trajectory keep their number and are NaN throughout.
     """
-    series = read_frames(frames)
+    series = read_frames(frames, dask=False)
     _, affines, valid, origin = open_trajectory(trajectory)
     grid = choose_grid(affines[valid], series.frame_shape, settings.extent)
     total, count = np.zeros(grid.shape), np.zeros(grid.shape, np.int32)
