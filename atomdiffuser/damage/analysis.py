@@ -15,7 +15,6 @@ from atomdiffuser.damage.observables import measure_frame
 from atomdiffuser.damage.regions import RegionSet
 from atomdiffuser.damage.template import make_template
 from atomdiffuser.estimation.frame_source import FrameSource
-from atomdiffuser.estimation.prepare import usable_margin_px
 from atomdiffuser.estimation.template import sum_template
 
 WITNESSES = {"intensity": "signal_ratio", "contrast": "lattice"}
@@ -50,7 +49,7 @@ def measure_damage(
         if progress:
             progress(done, total)
 
-    template = make_template(sum_template(source, affines, usable, advance), usable_margin_px(source.scales))
+    template = make_template(sum_template(source, affines, usable, advance), source.scales)
     sizes = regions.sizes_px()
     blank = np.full((len(valid), len(regions.regions)), np.nan)
     values = {n: blank.copy() for n in ("signal", "signal_ratio", "signal_ratio_sigma", "lattice", "lattice_sigma", "n_px")}

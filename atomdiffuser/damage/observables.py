@@ -5,6 +5,8 @@ The regions and the template are moved onto each raw frame, whose pixels keep th
     signal   Σ I / Σ T                        mean counts as a multiple of the template's
     lattice  Σ I·l' / Σ l'²,  l' ⟂ base       amplitude of the template's lattice l in the frame
 
+over the pixels where the template can be lattice (see prepare.shows_lattice).
+
 The frame's own share of the template is taken out first (its noise would correlate with itself): with N frames in the
 template the slope s against the other N − 1 gives the amplitude against all as s·N / (N − 1 + s).
 """
@@ -55,20 +57,26 @@ def measure_frame(
     variance = source.noise.variance(mean.clamp_min(0))
     label = _labels(seen.y, seen.x, usable, regions)
     total = lambda image: _sum_by_label(image, label, regions)
+    lattice_label = _labels(seen.y, seen.x, usable & seen.crystal, regions)
+    lattice_total = lambda image: _sum_by_label(image, lattice_label, regions)
     ones = torch.ones_like(raw)
     n = total(ones)
     with np.errstate(divide="ignore", invalid="ignore"):
         sum_template = total(mean)
         ratio = total(raw) / sum_template
         ratio_sigma = np.sqrt(total(variance)) / sum_template
-        bb, bl, ll = total(base * base), total(base * lattice), total(lattice * lattice)
+        bb, bl, ll = lattice_total(base * base), lattice_total(base * lattice), lattice_total(lattice * lattice)
         tilt = bl / bb
-        noise_in_template = lattice_noise_energy(source.scales) * total(variance / others)
+        noise_in_template = lattice_noise_energy(source.scales) * lattice_total(variance / others)
         energy = ll - tilt * bl - noise_in_template
-        slope = (total(raw * lattice) - tilt * total(raw * base)) / energy
-        spread = total(variance * lattice**2) - 2 * tilt * total(variance * base * lattice) + tilt**2 * total(variance * base**2)
+        slope = (lattice_total(raw * lattice) - tilt * lattice_total(raw * base)) / energy
+        spread = (
+            lattice_total(variance * lattice**2)
+            - 2 * tilt * lattice_total(variance * base * lattice)
+            + tilt**2 * lattice_total(variance * base**2)
+        )
         slope_sigma = np.sqrt(spread) / energy
-        frames = total(seen.count) / n
+        frames = lattice_total(seen.count) / lattice_total(ones)
         amplitude = slope * frames / (frames - 1 + slope)
         amplitude_sigma = slope_sigma * frames * (frames - 1) / (frames - 1 + slope) ** 2
         measurable = (energy > 0) & (slope_sigma < 1)

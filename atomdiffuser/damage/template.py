@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from atomdiffuser import geometry
+from atomdiffuser.estimation.prepare import shows_lattice, usable_margin_px
+from atomdiffuser.estimation.spectrum import ImageScales
 from atomdiffuser.estimation.template import TemplateSum
 from atomdiffuser.interpolation import (
     affine_coordinates,
@@ -20,23 +22,29 @@ from atomdiffuser.interpolation import (
 
 @dataclass(frozen=True)
 class TemplateOnFrame:
-    """A template at the pixels of one raw frame, each (1, Y, X); (y, x) are the pixels' places on the reference grid."""
+    """A template at the pixels of one raw frame, each (1, Y, X); (y, x) are the pixels' places on the reference grid.
+
+    `crystal` marks where structure can be lattice.
+    """
 
     mean: Tensor
     base: Tensor
     count: Tensor
     inside: Tensor
+    crystal: Tensor
     y: Tensor
     x: Tensor
 
 
 @dataclass(frozen=True)
 class Template:
-    """Spline coefficients (1, Y, X) of the mean of the aligned frames and of its local mean, and how many frames looked."""
+    """Spline coefficients of the mean of the aligned frames and of its local mean, how many frames looked, and where
+    structure can be lattice; each (1, Y, X)."""
 
     mean_coefficients: Tensor
     base_coefficients: Tensor
     count: Tensor
+    crystal: Tensor
     margin_px: float
 
     def on_frame(self, frame_from_reference: Tensor) -> TemplateOnFrame:
@@ -47,13 +55,18 @@ class Template:
         inside = (y >= m) & (y <= shape[0] - 1 - m) & (x >= m) & (x <= shape[1] - 1 - m)
         return TemplateOnFrame(
             mean=sample_spline(self.mean_coefficients, y, x), base=sample_spline(self.base_coefficients, y, x),
-            count=sample_linear(self.count, y, x), inside=inside, y=y, x=x,
+            count=sample_linear(self.count, y, x), inside=inside,
+            crystal=sample_linear(self.crystal.float(), y, x) > 0.99, y=y, x=x,
         )
 
 
-def make_template(total: TemplateSum, margin_px: float) -> Template:
+def make_template(total: TemplateSum, scales: ImageScales) -> Template:
     """The mean of a sum of aligned frames, ready to be sampled."""
     prefilter = spline_prefilter_kernel()
     mean = lambda image: torch.where(total.count > 0, image / total.count.clamp_min(1), 0.0).float()
-    coefficients = lambda image: filter_separable(mean(image), prefilter, prefilter)
-    return Template(coefficients(total.filtered), coefficients(total.base), total.count.float(), margin_px)
+    coefficients = lambda image: filter_separable(image, prefilter, prefilter)
+    base = mean(total.base)
+    crystal = shows_lattice(base, scales) & (total.count > 0)
+    return Template(
+        coefficients(mean(total.filtered)), coefficients(base), total.count.float(), crystal, usable_margin_px(scales)
+    )

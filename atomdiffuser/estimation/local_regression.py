@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from atomdiffuser.estimation.noise import NoiseModel
-from atomdiffuser.estimation.prepare import PreparedFrames, noise_of, usable_margin_px
+from atomdiffuser.estimation.prepare import PreparedFrames, noise_of, shows_lattice, usable_margin_px
 from atomdiffuser.estimation.spectrum import ImageScales, lattice_noise_energy
 from atomdiffuser.interpolation import affine_coordinates, filter_separable, gaussian_kernel, sample_spline, smooth
 
@@ -120,9 +120,10 @@ def _cell_statistics(reference, moving, affine, noise, scales, stride) -> _Cells
     cover = smooth(inside, scales.base_px).clamp_min(1e-3)
     local_mean = lambda image: smooth(image * inside, scales.base_px) / cover
     mean_moving, mean_reference = local_mean(warped), local_mean(filtered)
-    lattice_moving, lattice_reference = warped - mean_moving, filtered - mean_reference
+    crystal = inside * shows_lattice(reference.base, scales)
+    lattice_moving, lattice_reference = (warped - mean_moving) * crystal, (filtered - mean_reference) * crystal
     kernel = gaussian_kernel(scales.filter_px)
-    twice = filter_separable(lattice_reference * inside, kernel, kernel)
+    twice = filter_separable(lattice_reference, kernel, kernel)
     pool = lambda image: _pool(image * inside, stride)
     noise_moving, noise_reference = noise_of(mean_moving, noise), noise_of(mean_reference, noise)
     at_structure = lambda image: pool(twice**2 * noise_of(image, noise))  # columns are brighter, so noisier, than the mean
@@ -131,7 +132,7 @@ def _cell_statistics(reference, moving, affine, noise, scales, stride) -> _Cells
         coverage=_pool(inside, stride), moving=pool(warped), reference=pool(filtered),
         cross=pool(lattice_moving * lattice_reference), square=pool(lattice_reference**2),
         moving_noise=pool(noise_moving), reference_noise=pool(noise_reference),
-        lattice_noise=energy * pool(noise_reference), moving_at_structure=at_structure(warped), reference_at_structure=at_structure(filtered),
+        lattice_noise=energy * pool(noise_reference * crystal), moving_at_structure=at_structure(warped), reference_at_structure=at_structure(filtered),
     )
 
 
