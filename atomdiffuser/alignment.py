@@ -53,7 +53,9 @@ def choose_grid(frame_from_reference: np.ndarray, shape: tuple[int, int], extent
     return Grid((int(size[0]), int(size[1])), (int(low[0]), int(low[1])))
 
 
-def align_frame(frame: np.ndarray, frame_from_reference: np.ndarray, grid: Grid, interpolation: Interpolation) -> np.ndarray:
+def align_frame(
+    frame: np.ndarray, frame_from_reference: np.ndarray, grid: Grid, interpolation: Interpolation
+) -> np.ndarray:
     """One raw frame (Y, X) on the grid: float32 counts, NaN where the frame did not look."""
     image = torch.from_numpy(np.ascontiguousarray(frame, dtype=np.float32))[None]
     to_reference = geometry.translation(torch.tensor([grid.origin_px], dtype=torch.float64))
@@ -69,5 +71,7 @@ def _sample(image: Tensor, y: Tensor, x: Tensor, interpolation: Interpolation) -
     if interpolation == "nearest":
         return sample_nearest(image, y, x)
     prefilter = spline_prefilter_kernel()
-    padded = torch.nn.functional.pad(image[:, None], (4, 4, 4, 4), mode="reflect")[:, 0]  # the spline reaches past the edge
+    padded = torch.nn.functional.pad(image[:, None], (4, 4, 4, 4), mode="reflect")[
+        :, 0
+    ]  # the spline reaches past the edge
     return sample_spline(filter_separable(padded, prefilter, prefilter), y + 4, x + 4)

@@ -23,10 +23,10 @@ def setting(
     minimum: float | None = None,
     maximum: float | None = None,
     above: float | None = None,
-    in_config: bool = True,
+    length: int | None = None,
 ) -> Any:
     """A dataclass field with what the schema, the flags and the documentation need to know."""
-    metadata = dict(help=help, unit=unit, minimum=minimum, maximum=maximum, above=above, in_config=in_config)
+    metadata = dict(help=help, unit=unit, minimum=minimum, maximum=maximum, above=above, length=length)
     return field(default=default, metadata=metadata)
 
 
@@ -46,15 +46,19 @@ class RegisterSettings:
     max_drift_fraction: float = setting(
         0.33, "Largest drift between neighbours, as a share of the shorter frame side", above=0.0, maximum=0.9
     )
-    field_nodes: int = setting(8, "Nodes per axis of the smooth decay fields fitted with the drift", minimum=2, maximum=24)
+    field_nodes: int = setting(
+        8, "Nodes per axis of the smooth decay fields fitted with the drift", minimum=2, maximum=24
+    )
     max_iterations: int = setting(30, "Gauss–Newton steps per pair at most", minimum=1, maximum=500)
     tolerance_px: float = setting(1e-3, "A fit has converged when the drift changes by less", unit="px", above=0.0)
     groupwise_rounds: int = setting(
         1, "Times that all frames are fitted to the mean of the others after the pairs", minimum=0, maximum=20
     )
     hop_probability_limit: float = setting(
-        0.05, "A pair whose registration may be off by a lattice vector with more than this probability is flagged",
-        minimum=0.0, maximum=1.0,
+        0.05,
+        "A pair whose registration may be off by a lattice vector with more than this probability is flagged",
+        minimum=0.0,
+        maximum=1.0,
     )
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "Where the fit runs")
 
@@ -63,10 +67,14 @@ class RegisterSettings:
 class DecaySettings:
     """Aligned pairs → intensity and contrast maps."""
 
-    map_stride: int = setting(4, "Maps are stored this many times coarser than the frames", unit="px", minimum=1, maximum=64)
+    map_stride: int = setting(
+        4, "Maps are stored this many times coarser than the frames", unit="px", minimum=1, maximum=64
+    )
     bandwidth_px: float | Literal["auto"] = setting(
-        "auto", "Standard deviation of the local regression's window; auto chooses it from noise and lattice",
-        unit="px", above=0.0,
+        "auto",
+        "Standard deviation of the local regression's window; auto chooses it from noise and lattice",
+        unit="px",
+        above=0.0,
     )
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "Where the regression runs")
 
@@ -75,8 +83,10 @@ class DecaySettings:
 class DamageSettings:
     """Raw frames, trajectory and maps → damage per region, critical fluence."""
 
-    grid: tuple[int, ...] = setting((3, 3), "Rows and columns of the grid of regions", minimum=1, maximum=64)
-    min_coverage: float = setting(0.5, "A region seen less than this in a frame has no value there", minimum=0.0, maximum=1.0)
+    grid: tuple[int, ...] = setting((3, 3), "Rows and columns of the grid of regions", minimum=1, maximum=64, length=2)
+    min_coverage: float = setting(
+        0.5, "A region seen less than this in a frame has no value there", minimum=0.0, maximum=1.0
+    )
     min_span_of_critical: float = setting(
         0.3, "Below this share of the fitted critical fluence only a lower bound is given", above=0.0, maximum=10.0
     )
@@ -93,7 +103,8 @@ class AlignSettings:
         "linear", "Linear neither rings nor goes negative; cubic keeps more detail and may do both"
     )
     extent: Literal["reference", "intersection", "union"] = setting(
-        "reference", "Grid of the aligned frames: the reference frame's field, what all frames saw, or what any frame saw"
+        "reference",
+        "Grid of the aligned frames: the reference frame's field, what all frames saw, or what any frame saw",
     )
 
 
@@ -103,7 +114,9 @@ class ReportSettings:
 
     image_px: int = setting(512, "Longer side of images in a page", unit="px", minimum=64, maximum=4096)
     max_states: int = setting(12, "Measured map states carried by a page at most", minimum=2, maximum=200)
-    warn_loss_percent: float = setting(20.0, "Loss from which the summary marks a series", unit="%", minimum=0.0, maximum=100.0)
+    warn_loss_percent: float = setting(
+        20.0, "Loss from which the summary marks a series", unit="%", minimum=0.0, maximum=100.0
+    )
     warn_closure_px: float = setting(0.5, "Closure error from which the summary marks a series", unit="px", minimum=0.0)
 
 
@@ -141,7 +154,9 @@ def from_mapping(stage: type, values: dict[str, Any]) -> Any:
     """Settings of one stage from plain values; unknown keys and values out of range raise SettingsError."""
     import jsonschema
 
-    for error in sorted(jsonschema.Draft202012Validator(stage_schema(stage)).iter_errors(values), key=lambda e: list(e.path)):
+    for error in sorted(
+        jsonschema.Draft202012Validator(stage_schema(stage)).iter_errors(values), key=lambda e: list(e.path)
+    ):
         raise SettingsError(describe_error(error))
     return stage(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
@@ -168,7 +183,9 @@ def _type_schema(hint: Any, limits: typing.Mapping[str, Any]) -> dict[str, Any]:
     if origin in (typing.Union, types.UnionType):
         return {"anyOf": [_type_schema(a, limits) for a in args]}
     if origin is tuple:
-        return {"type": "array", "items": _type_schema(args[0], limits), "minItems": 1}
+        length = limits["length"]
+        size = {"minItems": length, "maxItems": length} if length else {"minItems": 1}
+        return {"type": "array", "items": _type_schema(args[0], limits), **size}
     schema: dict[str, Any] = {"type": {int: "integer", float: "number", str: "string", bool: "boolean"}[hint]}
     if hint in (int, float):
         for key, keyword in (("minimum", "minimum"), ("maximum", "maximum"), ("above", "exclusiveMinimum")):
@@ -183,7 +200,8 @@ def _allowed(schema: typing.Mapping[str, Any]) -> str:
     if "enum" in schema:
         return " or ".join(map(repr, schema["enum"]))
     if schema.get("type") == "array":
-        return f"a list of {_allowed(schema['items'])}"
+        count = f"{schema['maxItems']} values" if "maxItems" in schema else "values"
+        return f"a list of {count}, each {_allowed(schema['items'])}"
     ranges = [
         f"{sign} {schema[k]}"
         for k, sign in (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"))

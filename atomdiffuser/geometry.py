@@ -7,8 +7,8 @@ columns (y, x, 1)::
         ⎢ a_xy  a_xx  a_x ⎥ ⎢ x ⎥
         ⎣  0     0     1  ⎦ ⎣ 1 ⎦
 
-Names carry both ends (`moving_from_reference`); chains read `c_from_a = c_from_b @ b_from_a`. The six numbers are always
-listed as (a_yy, a_yx, a_y, a_xy, a_xx, a_x), and so are the six coordinates of its logarithm.
+Names carry both ends (`moving_from_reference`); chains read `c_from_a = c_from_b @ b_from_a`. The six numbers are
+always listed as (a_yy, a_yx, a_y, a_xy, a_xx, a_x), and so are the six coordinates of its logarithm.
 """
 
 from __future__ import annotations
@@ -117,14 +117,18 @@ def displacement_rms_px(a: Tensor, b: Tensor, shape: tuple[int, int]) -> Tensor:
 def displacement_sigma_px(covariance: Tensor, shape: tuple[int, int]) -> Tensor:
     """1 σ displacement, RMS over a frame [px], (...), from covariances (..., 6, 6) of the six numbers."""
     moments = second_moments(shape).to(covariance)
-    return sum(
-        torch.einsum("...ij,ij->...", covariance[..., r : r + 3, r : r + 3], moments) for r in (0, 3)
-    ).clamp_min(0).sqrt()
+    return (
+        sum(torch.einsum("...ij,ij->...", covariance[..., r : r + 3, r : r + 3], moments) for r in (0, 3))
+        .clamp_min(0)
+        .sqrt()
+    )
 
 
 def drift_at_centre(frame_from_reference: Tensor, shape: tuple[int, int]) -> Tensor:
     """How far the reference frame's centre has moved, (..., 2) along (y, x) [px]."""
-    centre = torch.tensor([(n - 1) / 2 for n in shape], dtype=frame_from_reference.dtype, device=frame_from_reference.device)
+    centre = torch.tensor(
+        [(n - 1) / 2 for n in shape], dtype=frame_from_reference.dtype, device=frame_from_reference.device
+    )
     return apply_affine(frame_from_reference, centre) - centre
 
 
@@ -141,7 +145,9 @@ def rotation_scale_shear(affine: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.rad2deg(angle), scale, stretch_yx / scale
 
 
-def pixel_grid(shape: tuple[int, int], dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu") -> Tensor:
+def pixel_grid(
+    shape: tuple[int, int], dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu"
+) -> Tensor:
     """(y, x) of every pixel, (Y, X, 2)."""
     rows, columns = (torch.arange(n, dtype=dtype, device=device) for n in shape)
     return torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1)

@@ -1,8 +1,8 @@
 """Separable filters and cubic B-spline sampling of batches of frames (n, Y, X), on any device.
 
 A cubic B-spline is interpolated exactly at the pixels and to fourth order in between (Unser, IEEE Signal Process. Mag.
-16(6), 1999), so that a smoothed frame can be sampled anywhere without the amplitude error of local cubic kernels. Sampling
-uses four bilinear look-ups per point (Sigg & Hadwiger, GPU Gems 2, ch. 20).
+16(6), 1999), so that a smoothed frame can be sampled anywhere without the amplitude error of local cubic kernels.
+Sampling uses four bilinear look-ups per point (Sigg & Hadwiger, GPU Gems 2, ch. 20).
 """
 
 from __future__ import annotations
@@ -131,7 +131,9 @@ def _convolve(images: Tensor, kernel: Tensor, axis: int) -> Tensor:
     if images.is_cuda:
         weight = taps.to(images)[None, None]
         return F.conv2d(padded[:, None], weight[..., None] if axis == -2 else weight[:, :, None])[:, 0]
-    out = padded.narrow(axis, 0, size) * float(taps[0])  # one pass a tap: much faster here than a one-channel convolution
+    out = padded.narrow(axis, 0, size) * float(
+        taps[0]
+    )  # one pass a tap: much faster here than a one-channel convolution
     for k, tap in enumerate(taps.tolist()[1:], start=1):
         out.add_(padded.narrow(axis, k, size), alpha=tap)
     return out

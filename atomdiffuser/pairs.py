@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 
@@ -22,7 +23,7 @@ def choose_pairs(usable: Sequence[int], lags: Sequence[int]) -> tuple[list[tuple
     others
         The remaining pairs at the given lags, sorted.
     """
-    neighbours = list(zip(usable[:-1], usable[1:], strict=True))
+    neighbours = list(itertools.pairwise(usable))
     present, chained = set(usable), set(neighbours)
     others = {(k, k + lag) for lag in lags for k in usable if k + lag in present} - chained
     return neighbours, sorted(others)

@@ -1,11 +1,11 @@
 """From pairwise drift to one affine per frame: robust weighted least squares on the affine group.
 
-Each pair (i, j) measures T_j·T_i⁻¹ with a covariance; T_0 of the reference frame is fixed to the identity. Gauss–Newton on
-the logarithms of the misfits, with weights that fade out pairs which contradict the others.
+Each pair (i, j) measures T_j·T_i⁻¹ with a covariance; T_0 of the reference frame is fixed to the identity.
+Gauss–Newton on the logarithms of the misfits, with weights that fade out pairs which contradict the others.
 
-Pair errors share the noise of their frames (the error of pair (i, j) is nearly n_j − n_i), so the least-squares covariance,
-which takes pairs as independent, would be too small by the root of their number. A frame's own variance v_k is therefore
-recovered from the pair variances v_i + v_j, and its error against the reference frame is v_0 + v_k.
+Pair errors share the noise of their frames (the error of pair (i, j) is nearly n_j − n_i), so the least-squares
+covariance, which takes pairs as independent, would be too small by the root of their number. A frame's own variance
+v_k is therefore recovered from the pair variances v_i + v_j, and its error against the reference frame is v_0 + v_k.
 """
 
 from __future__ import annotations
@@ -95,7 +95,9 @@ def solve_trajectory(
         if not outlying.any():
             break
         accepted &= ~outlying
-    frame_variance = _frame_variances(n_frames, pairs[usable], geometry.displacement_sigma_px(motion_covariance, shape).cpu().numpy()[usable] ** 2)
+    frame_variance = _frame_variances(
+        n_frames, pairs[usable], geometry.displacement_sigma_px(motion_covariance, shape).cpu().numpy()[usable] ** 2
+    )
     sigma = np.sqrt(frame_variance + frame_variance[origin])
     sigma[origin] = 0.0
     sigma[~connected] = np.nan
@@ -158,7 +160,9 @@ def _gauss_newton(frames, pairs, measured, information, usable, connected, origi
     measured, information = measured[index], information[index]
     for scale in ROBUST_SCALES:
         for _ in range(STEPS_PER_SCALE):
-            misfit = geometry.log_affine(geometry.invert(measured) @ frames[second] @ geometry.invert(frames[first]))  # (m, 6)
+            misfit = geometry.log_affine(
+                geometry.invert(measured) @ frames[second] @ geometry.invert(frames[first])
+            )  # (m, 6)
             squared = torch.einsum("mi,mij,mj->m", misfit, information, misfit)
             weight = information / (1 + squared / (6 * scale**2))[:, None, None]
             lift = _adjoint(geometry.invert(measured))  # ∂misfit/∂ε_second; ∂misfit/∂ε_first is −1

@@ -52,7 +52,9 @@ def measure_damage(
     template = make_template(sum_template(source, affines, usable, advance), source.scales)
     sizes = regions.sizes_px()
     blank = np.full((len(valid), len(regions.regions)), np.nan)
-    values = {n: blank.copy() for n in ("signal", "signal_ratio", "signal_ratio_sigma", "lattice", "lattice_sigma", "n_px")}
+    values = {
+        n: blank.copy() for n in ("signal", "signal_ratio", "signal_ratio_sigma", "lattice", "lattice_sigma", "n_px")
+    }
     for k in usable:
         measured = measure_frame(source, k, affines[k], template, regions)
         for name, column in values.items():
@@ -65,15 +67,22 @@ def measure_damage(
         "region": np.tile([r.name for r in regions.regions], len(valid)),
         "region_id": np.tile([r.region_id for r in regions.regions], len(valid)),
         "frame": np.repeat(frames, len(regions.regions)),
-        "signal": values["signal"], "signal_ratio": values["signal_ratio"], "signal_ratio_sigma": values["signal_ratio_sigma"],
-        "lattice": values["lattice"], "lattice_sigma": values["lattice_sigma"],
-        "n_px": np.nan_to_num(values["n_px"]).astype(np.int64), "coverage": np.minimum(covered, 1.0), "valid": accepted,
+        "signal": values["signal"],
+        "signal_ratio": values["signal_ratio"],
+        "signal_ratio_sigma": values["signal_ratio_sigma"],
+        "lattice": values["lattice"],
+        "lattice_sigma": values["lattice_sigma"],
+        "n_px": np.nan_to_num(values["n_px"]).astype(np.int64),
+        "coverage": np.minimum(covered, 1.0),
+        "valid": accepted,
     }
     for witness, name in WITNESSES.items():
         ratio, sigma = _ratio_to_reference(values[name], values[f"{name}_sigma"], reference_frame, accepted)
         rows |= {
-            witness: ratio, f"{witness}_sigma": sigma,
-            f"{witness}_lo95": ratio - Z95 * sigma, f"{witness}_hi95": ratio + Z95 * sigma,
+            witness: ratio,
+            f"{witness}_sigma": sigma,
+            f"{witness}_lo95": ratio - Z95 * sigma,
+            f"{witness}_hi95": ratio + Z95 * sigma,
         }
     return pd.DataFrame({name: np.asarray(column).reshape(-1) for name, column in rows.items()})
 
@@ -81,7 +90,9 @@ def measure_damage(
 def fit_critical_fluence(
     damage: pd.DataFrame, axis: pd.Series, unit: str, regions: RegionSet, settings: DamageSettings
 ) -> pd.DataFrame:
-    """One row per region and witness (columns as in critical_fluence.csv); `axis` is the fluence or time of each row."""
+    """One row per region and witness (columns as in critical_fluence.csv); `axis` is the fluence or time of each
+    row.
+    """
     rows = []
     for region in regions.regions:
         of_region = damage["region_id"] == region.region_id
@@ -96,12 +107,23 @@ def fit_critical_fluence(
             loss, spread = (100 * (1 - value[last[-1]]), 100 * Z95 * sigma[last[-1]]) if len(last) else (np.nan, np.nan)
             rows.append(
                 {
-                    "region": region.name, "region_id": region.region_id, "witness": witness, "model": fit.model, "unit": unit,
-                    "critical_fluence": fit.critical_fluence, "critical_fluence_lo95": fit.critical_fluence_lo95,
-                    "critical_fluence_hi95": fit.critical_fluence_hi95, "lower_bound": fit.lower_bound,
-                    "aicc": fit.aicc, "aicc_constant": fit.aicc_constant, "p_value": fit.p_value,
-                    "loss_percent": loss, "loss_lo95": loss - spread, "loss_hi95": loss + spread,
-                    "onset_frame": onset_frame(value, sigma, part["frame"].to_numpy()), "span": fit.span,
+                    "region": region.name,
+                    "region_id": region.region_id,
+                    "witness": witness,
+                    "model": fit.model,
+                    "unit": unit,
+                    "critical_fluence": fit.critical_fluence,
+                    "critical_fluence_lo95": fit.critical_fluence_lo95,
+                    "critical_fluence_hi95": fit.critical_fluence_hi95,
+                    "lower_bound": fit.lower_bound,
+                    "aicc": fit.aicc,
+                    "aicc_constant": fit.aicc_constant,
+                    "p_value": fit.p_value,
+                    "loss_percent": loss,
+                    "loss_lo95": loss - spread,
+                    "loss_hi95": loss + spread,
+                    "onset_frame": onset_frame(value, sigma, part["frame"].to_numpy()),
+                    "span": fit.span,
                     "n_frames": fit.n_frames,
                 }
             )

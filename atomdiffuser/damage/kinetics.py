@@ -1,7 +1,8 @@
-"""Decay curves against fluence (or time): exponential fit, critical fluence with its interval, and when only a bound can be given.
+"""Decay curves against fluence or time: exponential fit, critical fluence with its interval, lower bounds.
 
 The curve is S·exp(−r·x), r signed: a signal may also grow. The interval of r is where the profile of χ² rises by the F
-quantile; σ is widened where the scatter exceeds it (Birge, Phys. Rev. 40, 207, 1932), for example by a fluctuating beam.
+quantile; σ is widened where the scatter exceeds it (Birge, Phys. Rev. 40, 207, 1932), for example by a fluctuating
+beam.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ class KineticsFit:
     rate, rate_lo95, rate_hi95
         r per unit of x; negative for growth.
     critical_fluence, critical_fluence_lo95, critical_fluence_hi95
-        1/r and its interval in units of x (inf where unbounded). With `lower_bound` the first two are the one-sided 95 %
-        lower bound.
+        1/r and its interval in units of x (inf where unbounded). With `lower_bound` the first two are the one-sided
+        95 % lower bound.
     lower_bound
         The series does not fix the critical fluence.
     aicc, aicc_constant, p_value
@@ -51,7 +52,9 @@ class KineticsFit:
     n_frames: int
 
 
-def fit_exponential(x: np.ndarray, y: np.ndarray, sigma: np.ndarray, *, min_span_of_critical: float = 0.3) -> KineticsFit:
+def fit_exponential(
+    x: np.ndarray, y: np.ndarray, sigma: np.ndarray, *, min_span_of_critical: float = 0.3
+) -> KineticsFit:
     """Fit a decay curve.
 
     Parameters
@@ -86,16 +89,26 @@ def fit_exponential(x: np.ndarray, y: np.ndarray, sigma: np.ndarray, *, min_span
     bound = critical(_crossing(cost, rate, best + one_sided, +1))
     return KineticsFit(
         model="exponential" if aicc < aicc_constant else "constant",
-        rate=rate / span, rate_lo95=low / span, rate_hi95=high / span,
+        rate=rate / span,
+        rate_lo95=low / span,
+        rate_hi95=high / span,
         critical_fluence=critical(rate) if fixed else bound,
         critical_fluence_lo95=critical(high) if fixed else bound,
         critical_fluence_hi95=critical(low) if fixed else math.inf,
-        lower_bound=not fixed, aicc=aicc, aicc_constant=aicc_constant, p_value=p_value, span=span, n_frames=n,
+        lower_bound=not fixed,
+        aicc=aicc,
+        aicc_constant=aicc_constant,
+        p_value=p_value,
+        span=span,
+        n_frames=n,
     )
 
 
 def onset_frame(ratio: np.ndarray, sigma: np.ndarray, frames: np.ndarray, level: float = 0.05) -> int:
-    """First frame whose ratio differs from 1, with Holm's correction over the frames (Scand. J. Stat. 6, 65, 1979); −1: none."""
+    """First frame whose ratio differs from 1, or −1.
+
+    Holm's correction over the frames (Scand. J. Stat. 6, 65, 1979) keeps the chance of any false one at `level`.
+    """
     good = np.isfinite(ratio) & np.isfinite(sigma) & (sigma > 0)
     if not good.any():
         return -1

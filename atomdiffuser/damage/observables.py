@@ -82,9 +82,12 @@ def measure_frame(
         measurable = (energy > 0) & (slope_sigma < 1)
     blank = lambda values, good: np.where(good, values, np.nan)
     return Observables(
-        signal=blank(total(raw) / np.maximum(n, 1), n > 0), signal_ratio=blank(ratio, sum_template > 0),
-        signal_ratio_sigma=blank(ratio_sigma, sum_template > 0), lattice=blank(amplitude, measurable),
-        lattice_sigma=blank(amplitude_sigma, measurable), n_px=n.astype(np.int64),
+        signal=blank(total(raw) / np.maximum(n, 1), n > 0),
+        signal_ratio=blank(ratio, sum_template > 0),
+        signal_ratio_sigma=blank(ratio_sigma, sum_template > 0),
+        lattice=blank(amplitude, measurable),
+        lattice_sigma=blank(amplitude_sigma, measurable),
+        n_px=n.astype(np.int64),
     )
 
 

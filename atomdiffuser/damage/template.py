@@ -54,9 +54,13 @@ class Template:
         m = self.margin_px
         inside = (y >= m) & (y <= shape[0] - 1 - m) & (x >= m) & (x <= shape[1] - 1 - m)
         return TemplateOnFrame(
-            mean=sample_spline(self.mean_coefficients, y, x), base=sample_spline(self.base_coefficients, y, x),
-            count=sample_linear(self.count, y, x), inside=inside,
-            crystal=sample_linear(self.crystal.float(), y, x) > 0.99, y=y, x=x,
+            mean=sample_spline(self.mean_coefficients, y, x),
+            base=sample_spline(self.base_coefficients, y, x),
+            count=sample_linear(self.count, y, x),
+            inside=inside,
+            crystal=sample_linear(self.crystal.float(), y, x) > 0.99,
+            y=y,
+            x=x,
         )
 
 

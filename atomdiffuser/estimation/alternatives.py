@@ -1,13 +1,14 @@
 """Which of several registrations of one pair is right: the odds between lattice-equivalent fits.
 
-On a lattice a pair has several good fits, a lattice vector apart. They differ where the specimen is not periodic. Let r be
-the residual of a fit in units of its own noise (a candidate that meets a darker, so quieter, or more decayed part of the
-moving frame must gain nothing by that). For two fits a and b the statistic Δ = Σ (r_b² − r_a²) has expectation ±Σ d²
-(d = r_b − r_a without its noise) and standard deviation s = 2·√(dᵀ V d), V the correlation of the filtered noise. A test
-between two Gaussians at ±m with deviation s has log odds 2mΔ/s²; with m estimated by |Δ| this gives 2Δ²/s².
+On a lattice a pair has several good fits, a lattice vector apart. They differ where the specimen is not periodic. Let
+r be the residual of a fit in units of its own noise (a candidate that meets a darker, so quieter, or more decayed
+part of the moving frame must gain nothing by that). For two fits a and b the statistic Δ = Σ (r_b² − r_a²) has
+expectation ±Σ d² (d = r_b − r_a without its noise) and standard deviation s = 2·√(dᵀ V d), V the correlation of the
+filtered noise. A test between two Gaussians at ±m with deviation s has log odds 2mΔ/s²; with m estimated by |Δ| this
+gives 2Δ²/s².
 
-Residuals are freed of their local mean first: decay that the smooth fields cannot follow (a receding edge) must not decide
-where the lattice lies. What misfit remains beyond noise widens s.
+Residuals are freed of their local mean first: decay that the smooth fields cannot follow (a receding edge) must not
+decide where the lattice lies. What misfit remains beyond noise widens s.
 """
 
 from __future__ import annotations

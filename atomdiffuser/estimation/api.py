@@ -75,7 +75,9 @@ class PairEstimates:
         affines = torch.as_tensor(self.moving_from_reference)
         motion = geometry.geodesic(affines[None], torch.as_tensor(tau)[:, None].expand(-1, len(affines))).numpy()
         motion[tau == 0] = np.where(self.valid[:, None, None], np.eye(3), np.nan)
-        power = lambda m: None if m is None else np.clip(m, 0, None)[None] ** tau[:, None, None, None].astype(np.float32)
+        power = lambda m: (
+            None if m is None else np.clip(m, 0, None)[None] ** tau[:, None, None, None].astype(np.float32)
+        )
         return PairStates(tau, motion, power(self.intensity), power(self.contrast))
 
 
@@ -143,11 +145,16 @@ def estimate_pairs(
     """
     reference, moving = (np.asarray(a)[None] if np.ndim(a) == 2 else np.asarray(a) for a in (reference, moving))
     if reference.shape != moving.shape or reference.ndim != 3:
-        raise ShapeError(f"reference has shape {reference.shape} and moving {moving.shape}, expected two equal (n, y, x)")
+        raise ShapeError(
+            f"reference has shape {reference.shape} and moving {moving.shape}, expected two equal (n, y, x)"
+        )
     n, shape = len(reference), reference.shape[1:]
-    source = FrameSource(FrameSeries(_Interleaved(reference, moving)), choose_device(device), dark_level=dark_level, gain_e=gain_e)
+    source = FrameSource(
+        FrameSeries(_Interleaved(reference, moving)), choose_device(device), dark_level=dark_level, gain_e=gain_e
+    )
     options = FitOptions(
-        noise=source.noise, scales=source.scales,
+        noise=source.noise,
+        scales=source.scales,
         max_shift_px=max_drift_px or RegisterSettings.max_drift_fraction * min(shape),
     )
     results = _empty(n, shape, maps)
@@ -162,7 +169,13 @@ def estimate_pairs(
         a, b = source.prepared([2 * k for k in index]), source.prepared([2 * k + 1 for k in index])
         found = register_unknown(a, b, options)
         ok = found.valid.cpu().numpy()
-        decay = estimate_decay_maps(a, b, found.moving_from_reference, noise=source.noise, scales=source.scales, stride=MAP_STRIDE) if maps else None
+        decay = (
+            estimate_decay_maps(
+                a, b, found.moving_from_reference, noise=source.noise, scales=source.scales, stride=MAP_STRIDE
+            )
+            if maps
+            else None
+        )
         covariance = found.affine_covariance().cpu().numpy()
         for m, k in enumerate(index):
             results.reason[k] = found.reason[m]
@@ -173,7 +186,9 @@ def estimate_pairs(
                 results.affine_covariance[k] = covariance[m]
                 results.displacement_sigma_px[k] = float(found.displacement_sigma_px[m])
                 for name in ("intensity", "contrast", "intensity_sigma", "contrast_sigma") if decay else ():
-                    getattr(results, name)[k] = full_resolution(getattr(decay, name)[m : m + 1], MAP_STRIDE, shape)[0].cpu().numpy()
+                    getattr(results, name)[k] = (
+                        full_resolution(getattr(decay, name)[m : m + 1], MAP_STRIDE, shape)[0].cpu().numpy()
+                    )
     return results
 
 
@@ -203,15 +218,25 @@ def estimate_series(
             intensity[k] = contrast[k] = 1.0
             continue
         maps = estimate_decay_maps(
-            source.prepared([origin]), source.prepared([int(k)]), drift.trajectory.frame_from_reference[k][None],
-            noise=source.noise, scales=source.scales, stride=MAP_STRIDE,
+            source.prepared([origin]),
+            source.prepared([int(k)]),
+            drift.trajectory.frame_from_reference[k][None],
+            noise=source.noise,
+            scales=source.scales,
+            stride=MAP_STRIDE,
         )
         intensity[k] = full_resolution(maps.intensity, MAP_STRIDE, shape)[0].cpu().numpy()
         contrast[k] = full_resolution(maps.contrast, MAP_STRIDE, shape)[0].cpu().numpy()
     valid = np.array([not r for r in drift.frame_reason])
     return SeriesEstimate(
-        drift.trajectory.frame_from_reference.numpy(), drift.trajectory.displacement_sigma_px, intensity, contrast, valid,
-        drift.frame_reason, pairs_table(drift, series), origin,
+        drift.trajectory.frame_from_reference.numpy(),
+        drift.trajectory.displacement_sigma_px,
+        intensity,
+        contrast,
+        valid,
+        drift.frame_reason,
+        pairs_table(drift, series),
+        origin,
     )
 
 
@@ -229,6 +254,14 @@ class _Interleaved:
 def _empty(n: int, shape: tuple[int, ...], maps: bool) -> PairEstimates:
     image = lambda: np.full((n, *shape), np.nan, np.float32) if maps else None
     return PairEstimates(
-        np.full((n, 3, 3), np.nan), np.full((n, 6, 6), np.nan), np.full(n, np.nan), image(), image(), image(), image(),
-        np.full(n, np.nan), np.zeros(n, bool), [""] * n,
+        np.full((n, 3, 3), np.nan),
+        np.full((n, 6, 6), np.nan),
+        np.full(n, np.nan),
+        image(),
+        image(),
+        image(),
+        image(),
+        np.full(n, np.nan),
+        np.zeros(n, bool),
+        [""] * n,
     )

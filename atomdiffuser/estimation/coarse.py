@@ -34,7 +34,7 @@ def correlation_peaks(
     correlation
         (n, count), normalised over the overlap, −1…1, best first; −inf where there are fewer peaks.
     """
-    n, height, width = reference.shape
+    height, width = reference.shape[-2:]
     size = (2 * height, 2 * width)
     spectrum = lambda image: torch.fft.rfft2(image, s=size)
     ones = torch.ones(1, height, width, device=reference.device)
@@ -55,8 +55,12 @@ def correlation_peaks(
     return _separated_maxima(correlation, (height, width), count, separation_px)
 
 
-def _separated_maxima(surface: Tensor, zero: tuple[int, int], count: int, separation_px: float) -> tuple[Tensor, Tensor]:
-    """Peaks ranked by their interpolated height: on a lattice the heights differ by less than the pixel grid takes away."""
+def _separated_maxima(
+    surface: Tensor, zero: tuple[int, int], count: int, separation_px: float
+) -> tuple[Tensor, Tensor]:
+    """Peaks ranked by their interpolated height: on a lattice the heights differ by less than the pixel grid
+    takes away.
+    """
     reach = max(1, int(separation_px / 2))
     padded = F.pad(surface[:, None], (reach,) * 4, value=-torch.inf)
     is_peak = F.max_pool2d(padded, 2 * reach + 1, stride=1)[:, 0] == surface
@@ -71,7 +75,9 @@ def _separated_maxima(surface: Tensor, zero: tuple[int, int], count: int, separa
 
 
 def _best_and_shortest(height: Tensor, length: Tensor, count: int) -> Tensor:
-    """Indices (n, count): the highest peaks, and among them always the two of shortest shift that are nearly as high."""
+    """Indices (n, count): the highest peaks, and among them always the two of shortest shift that are nearly as
+    high.
+    """
     near = torch.where(height > height[:, :1].amax(1, keepdim=True) - SHORT_SHIFT_SLACK, length, torch.inf)
     shortest = near.argsort(dim=1)[:, :2]
     priority = height.clone()
@@ -82,7 +88,9 @@ def _best_and_shortest(height: Tensor, length: Tensor, count: int) -> Tensor:
 
 
 def _interpolated_height(surface: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """Top of the parabola through each peak and its neighbours along y and x: height (n, k) and offset (n, k, 2) [px]."""
+    """Top of the parabola through each peak and its neighbours along y and x: height (n, k) and offset (n, k, 2)
+    [px].
+    """
     rows, width = torch.arange(surface.shape[0], device=surface.device)[:, None], surface.shape[-1]
     y, x = index // width, index % width
     at = lambda dy, dx: surface[rows, (y + dy).clamp(0, surface.shape[1] - 1), (x + dx).clamp(0, width - 1)]
@@ -91,7 +99,9 @@ def _interpolated_height(surface: Tensor, index: Tensor) -> tuple[Tensor, Tensor
         before, after = at(-dy, -dx), at(dy, dx)
         curvature = before - 2 * centre + after
         usable = torch.isfinite(curvature) & (curvature < 0)
-        offset = torch.where(usable, (before - after) / (2 * torch.where(usable, curvature, -1.0)), 0.0).clamp(-0.5, 0.5)
+        offset = torch.where(usable, (before - after) / (2 * torch.where(usable, curvature, -1.0)), 0.0).clamp(
+            -0.5, 0.5
+        )
         height = height - torch.where(usable, (before - after) * offset / 4, 0.0)
         offsets.append(offset)
     return height, torch.stack(offsets, dim=-1).double()

@@ -42,8 +42,11 @@ def estimate_drift(
     `progress(done, total)` is called as pairs are finished.
     """
     options = FitOptions(
-        noise=source.noise, scales=source.scales, field_nodes=settings.field_nodes,
-        max_iterations=settings.max_iterations, tolerance_px=settings.tolerance_px,
+        noise=source.noise,
+        scales=source.scales,
+        field_nodes=settings.field_nodes,
+        max_iterations=settings.max_iterations,
+        tolerance_px=settings.tolerance_px,
         max_shift_px=settings.max_drift_fraction * min(source.shape),
     )
     neighbours, others = choose_pairs(source.usable, settings.lags)
@@ -62,16 +65,27 @@ def estimate_drift(
     origin = source.usable[0] if source.usable else 0
     valid = registration.valid.numpy()
     solved = solve_trajectory(
-        source.n_frames, pairs[valid], registration.moving_from_reference[valid], registration.motion_covariance[valid],
-        shape=source.shape, origin=origin,
+        source.n_frames,
+        pairs[valid],
+        registration.moving_from_reference[valid],
+        registration.motion_covariance[valid],
+        shape=source.shape,
+        origin=origin,
     )
     refined = refine_trajectory(
-        source, solved.frame_from_reference, solved.displacement_sigma_px, origin, options,
-        rounds=settings.groupwise_rounds, advance=lambda: report.add(1),
+        source,
+        solved.frame_from_reference,
+        solved.displacement_sigma_px,
+        origin,
+        options,
+        rounds=settings.groupwise_rounds,
+        advance=lambda: report.add(1),
     )
     solved = _with_refined(solved, refined, origin)
     trajectory, registration = _judge_pairs(solved, registration, pairs, valid)
-    return DriftEstimate(pairs, registration, trajectory, origin, _frame_reasons(source, trajectory, registration, pairs))
+    return DriftEstimate(
+        pairs, registration, trajectory, origin, _frame_reasons(source, trajectory, registration, pairs)
+    )
 
 
 def _register_neighbours(source, neighbours, options, report) -> PairRegistration:
@@ -137,7 +151,9 @@ def _judge_pairs(solved: Trajectory, registration: PairRegistration, pairs: np.n
     return trajectory, replace(registration, valid=torch.as_tensor(accepted), reason=reason)
 
 
-def _frame_reasons(source: FrameSource, trajectory: Trajectory, registration: PairRegistration, pairs: np.ndarray) -> list[str]:
+def _frame_reasons(
+    source: FrameSource, trajectory: Trajectory, registration: PairRegistration, pairs: np.ndarray
+) -> list[str]:
     reasons = []
     for k in range(source.n_frames):
         if k in source.unusable:
@@ -145,13 +161,22 @@ def _frame_reasons(source: FrameSource, trajectory: Trajectory, registration: Pa
         elif trajectory.connected[k]:
             reasons.append("")
         else:
-            touching = [registration.reason[m] for m in np.flatnonzero((pairs == k).any(axis=1)) if registration.reason[m]]
+            touching = [
+                registration.reason[m] for m in np.flatnonzero((pairs == k).any(axis=1)) if registration.reason[m]
+            ]
             reasons.append("cannot be tied to the reference frame" + (f": {touching[0]}" if touching else ""))
     return reasons
 
 
 def _join(parts: list[PairRegistration]) -> PairRegistration:
-    tensors = ("moving_from_reference", "motion_covariance", "displacement_sigma_px", "correlation", "hop_probability", "valid")
+    tensors = (
+        "moving_from_reference",
+        "motion_covariance",
+        "displacement_sigma_px",
+        "correlation",
+        "hop_probability",
+        "valid",
+    )
     parts = [p for p in parts if len(p.reason)]
     if not parts:
         empty = torch.zeros(0, dtype=torch.float64)
@@ -164,10 +189,21 @@ def _replace(first: PairRegistration, at: np.ndarray, second: PairRegistration) 
     joined = _join([first, second])
     order = np.arange(len(first.reason))
     order[at] = len(first.reason) + np.arange(len(at))
-    return replace(joined, **{
-        f: getattr(joined, f)[torch.as_tensor(order)]
-        for f in ("moving_from_reference", "motion_covariance", "displacement_sigma_px", "correlation", "hop_probability", "valid")
-    }, reason=[joined.reason[k] for k in order])
+    return replace(
+        joined,
+        **{
+            f: getattr(joined, f)[torch.as_tensor(order)]
+            for f in (
+                "moving_from_reference",
+                "motion_covariance",
+                "displacement_sigma_px",
+                "correlation",
+                "hop_probability",
+                "valid",
+            )
+        },
+        reason=[joined.reason[k] for k in order],
+    )
 
 
 class _Counter:

@@ -30,7 +30,9 @@ def choose_device(name: str) -> torch.device:
 class FrameSource:
     """Hands out frames as float32 counts above the dark level, and remembers what was measured of the whole series."""
 
-    def __init__(self, series: FrameSeries, device: torch.device, *, dark_level: float = 0.0, gain_e: float | None = None):
+    def __init__(
+        self, series: FrameSeries, device: torch.device, *, dark_level: float = 0.0, gain_e: float | None = None
+    ):
         self.series, self.device, self.dark_level = series, device, dark_level
         self.n_frames, self.shape = series.n_frames, series.frame_shape
         self.unusable = self._find_unusable()
@@ -65,7 +67,9 @@ class FrameSource:
         results = []
         for at in range(0, len(pairs), size):
             part = pairs[at : at + size]
-            results.append(run(slice(at, at + len(part)), self.prepared([i for i, _ in part]), self.prepared([j for _, j in part])))
+            results.append(
+                run(slice(at, at + len(part)), self.prepared([i for i, _ in part]), self.prepared([j for _, j in part]))
+            )
         return results
 
     def _find_unusable(self) -> dict[int, str]:

@@ -1,8 +1,8 @@
 """Refinement of a trajectory against the sample itself: each frame is fitted to the mean of all the others.
 
-A pair of frames has the noise of both; near the end of a series, when little lattice is left, that is all a pair has. The
-mean of the other aligned frames has little noise of its own, so that a frame's error is what its own counts allow. Each
-frame is left out of its template, or its noise would hold it where it is.
+A pair of frames has the noise of both; near the end of a series, when little lattice is left, that is all a pair has.
+The mean of the other aligned frames has little noise of its own, so that a frame's error is what its own counts
+allow. Each frame is left out of its template, or its noise would hold it where it is.
 """
 
 from __future__ import annotations

@@ -4,9 +4,10 @@ Model, on the pixels q of the reference frame, both frames matched-filtered:
 
     moving(A q) = μ(q)·base(q) + κ(q)·lattice(q) + noise
 
-μ and κ are bilinear on a coarse grid of nodes; A is a full affine. Weights are the inverse noise variance of both frames.
-The gradient is the mean of the two frames' (symmetric), so that the noise of either does not shift the solution. The
-products in the normal equations are images contracted with separable bases, which never forms the Jacobian.
+μ and κ are bilinear on a coarse grid of nodes; A is a full affine. Weights are the inverse noise variance of both
+frames. The gradient is the mean of the two frames' (symmetric), so that the noise of either does not shift the
+solution. The products in the normal equations are images contracted with separable bases, which never forms the
+Jacobian.
 
 Assumes structure finer than the node spacing, decay that varies little within a node, and no occlusion.
 """
@@ -29,7 +30,9 @@ from atomdiffuser.interpolation import (
     sample_spline,
 )
 
-DERIVATIVE = torch.tensor([-1.0, 9.0, -45.0, 0.0, 45.0, -9.0, 1.0], dtype=torch.float64) / -60  # sixth order, as a convolution
+DERIVATIVE = (
+    torch.tensor([-1.0, 9.0, -45.0, 0.0, 45.0, -9.0, 1.0], dtype=torch.float64) / -60
+)  # sixth order, as a convolution
 FIELD_PRIOR_SIGMA = 1.0  # a node without data stays at 1 (intact)
 LARGEST_STEP_PX = 1.5
 NOISE_IN_STEPS = 0.95  # of the noise's own gradients taken out of a step's normal matrix; all of it could overshoot
@@ -84,8 +87,8 @@ def fit_pairs(
 ) -> PairFit:
     """Fit n pairs from the starting affines `start` (n, 3, 3) moving_from_reference.
 
-    `filter_px` is the σ of the matched filter that prepared the frames; `margin_px` the rim not used. Without `covariance`
-    (half the time of a short fit) it is infinite.
+    `filter_px` is the σ of the matched filter that prepared the frames; `margin_px` the rim not used. Without
+    `covariance` (half the time of a short fit) it is infinite.
     """
     problem = _Problem(reference, moving, noise, filter_px, margin_px, nodes)
     n = len(reference)
@@ -116,7 +119,9 @@ class _Problem:
         self.shape, self.device = reference.shape, reference.base.device
         self.centre = [(s - 1) / 2 for s in self.shape]
         self.half = max(self.shape) / 2
-        self.axes = [_AxisBasis(s, nodes, c, self.half, self.device) for s, c in zip(self.shape, self.centre, strict=True)]
+        self.axes = [
+            _AxisBasis(s, nodes, c, self.half, self.device) for s, c in zip(self.shape, self.centre, strict=True)
+        ]
         self.px_from_normalised = self._px_from_normalised()
 
     def at(self, index: Tensor) -> _Problem:
@@ -149,7 +154,11 @@ class _Problem:
     def summarise(self, affine: Tensor, fields: Tensor, converged: Tensor, with_covariance: bool) -> PairFit:
         """Covariance and quality of the final state."""
         images = self._images(affine, fields)
-        covariance = self._covariance(images) if with_covariance else torch.full_like(affine[:, :1, :1], torch.inf).expand(-1, 6, 6)
+        covariance = (
+            self._covariance(images)
+            if with_covariance
+            else torch.full_like(affine[:, :1, :1], torch.inf).expand(-1, 6, 6)
+        )
         transform = self.px_from_normalised
         signal = images.lattice
         observed = images.warped - images.intensity * images.base
@@ -187,10 +196,15 @@ class _Problem:
         smooth_variance = torch.maximum(smooth_variance, smallest)  # vacuum knows no shot noise, but model errors
         variance = noise_of(warped, self.noise) + reference_share * noise_of(base + lattice, self.noise)
         return _Images(
-            warped=warped, base=base, lattice=lattice, intensity=intensity, residual=warped - model,
+            warped=warped,
+            base=base,
+            lattice=lattice,
+            intensity=intensity,
+            residual=warped - model,
             gradient_y=filter_separable(symmetric, DERIVATIVE, torch.ones(1)),
             gradient_x=filter_separable(symmetric, torch.ones(1), DERIVATIVE),
-            weight=inside / smooth_variance, variance=variance,
+            weight=inside / smooth_variance,
+            variance=variance,
         )
 
     def _normal_matrix(self, im: _Images, weight: Tensor) -> Tensor:
@@ -242,9 +256,15 @@ class _Problem:
         kernel = gaussian_kernel(self.filter_px)
         through = lambda image: filter_separable(im.weight * image, kernel, kernel)
         filtered = _Images(
-            warped=im.warped, base=through(im.base), lattice=through(im.lattice), intensity=im.intensity,
-            residual=im.residual, gradient_y=through(im.gradient_y), gradient_x=through(im.gradient_x),
-            weight=im.weight, variance=im.variance,
+            warped=im.warped,
+            base=through(im.base),
+            lattice=through(im.lattice),
+            intensity=im.intensity,
+            residual=im.residual,
+            gradient_y=through(im.gradient_y),
+            gradient_x=through(im.gradient_x),
+            weight=im.weight,
+            variance=im.variance,
         )
         meat = self._normal_matrix(filtered, im.variance)
         bread = self._normal_matrix(im, im.weight)

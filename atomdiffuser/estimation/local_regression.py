@@ -75,7 +75,9 @@ def estimate_decay_maps(
     return DecayMaps(
         *(torch.where(cells.coverage > 0, v, torch.nan) for v in (intensity.value, contrast.value)),
         *(torch.where(cells.coverage > 0, v, torch.nan) for v in (intensity.variance.sqrt(), contrast.variance.sqrt())),
-        cells.coverage, intensity.bandwidth_px, contrast.bandwidth_px,
+        cells.coverage,
+        intensity.bandwidth_px,
+        contrast.bandwidth_px,
     )
 
 
@@ -83,7 +85,9 @@ def full_resolution(maps: Tensor, stride: int, shape: tuple[int, int]) -> Tensor
     """Maps (n, Y', X') of cell means, interpolated bilinearly to frames (n, Y, X); NaN cells do not spread."""
     known = torch.isfinite(maps)
     size = (maps.shape[-2] * stride, maps.shape[-1] * stride)
-    enlarge = lambda m: F.interpolate(m[:, None], size=size, mode="bilinear", align_corners=False)[:, 0, : shape[0], : shape[1]]
+    enlarge = lambda m: F.interpolate(m[:, None], size=size, mode="bilinear", align_corners=False)[
+        :, 0, : shape[0], : shape[1]
+    ]
     weight = enlarge(known.float())
     return torch.where(weight >= 0.5, enlarge(torch.nan_to_num(maps)) / weight.clamp_min(1e-6), torch.nan)
 
@@ -126,13 +130,21 @@ def _cell_statistics(reference, moving, affine, noise, scales, stride) -> _Cells
     twice = filter_separable(lattice_reference, kernel, kernel)
     pool = lambda image: _pool(image * inside, stride)
     noise_moving, noise_reference = noise_of(mean_moving, noise), noise_of(mean_reference, noise)
-    at_structure = lambda image: pool(twice**2 * noise_of(image, noise))  # columns are brighter, so noisier, than the mean
+    at_structure = lambda image: pool(
+        twice**2 * noise_of(image, noise)
+    )  # columns are brighter, so noisier, than the mean
     energy = lattice_noise_energy(scales)
     return _Cells(
-        coverage=_pool(inside, stride), moving=pool(warped), reference=pool(filtered),
-        cross=pool(lattice_moving * lattice_reference), square=pool(lattice_reference**2),
-        moving_noise=pool(noise_moving), reference_noise=pool(noise_reference),
-        lattice_noise=energy * pool(noise_reference * crystal), moving_at_structure=at_structure(warped), reference_at_structure=at_structure(filtered),
+        coverage=_pool(inside, stride),
+        moving=pool(warped),
+        reference=pool(filtered),
+        cross=pool(lattice_moving * lattice_reference),
+        square=pool(lattice_reference**2),
+        moving_noise=pool(noise_moving),
+        reference_noise=pool(noise_reference),
+        lattice_noise=energy * pool(noise_reference * crystal),
+        moving_at_structure=at_structure(warped),
+        reference_at_structure=at_structure(filtered),
     )
 
 
@@ -163,9 +175,10 @@ def _choose(estimates: list[_Estimate], widths: list[float]) -> _Estimate:
     """The width of least estimated risk, pair by pair; the bias that it estimates is added to the variance."""
     pivot, narrow = estimates[0], widths[0]
     precision = 1 / pivot.variance  # NaN where not identifiable
-    mean = lambda image: torch.nansum(precision * image, dim=(1, 2)) / torch.nansum(
-        torch.where(torch.isfinite(image), precision, torch.nan), dim=(1, 2)
-    ).clamp_min(1e-30)
+    mean = lambda image: (
+        torch.nansum(precision * image, dim=(1, 2))
+        / torch.nansum(torch.where(torch.isfinite(image), precision, torch.nan), dim=(1, 2)).clamp_min(1e-30)
+    )
     per_energy = pivot.variance / _window_energy(narrow)
     biases, risks = [], []
     for estimate, width in zip(estimates, widths, strict=True):

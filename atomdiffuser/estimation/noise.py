@@ -39,8 +39,8 @@ def estimate_noise(frames: Tensor) -> NoiseModel:
     """Fit the noise model to frames (n, Y, X) whose dark level has been subtracted.
 
     The response to the second difference along both axes (Immerkær, Comput. Vis. Image Underst. 64, 1996) sees only the
-    corners of the spectrum, where oversampled STEM images hold noise alone. Its mean square per patch is regressed on the
-    patch mean; patches with more structure than noise lie above the line and are left out.
+    corners of the spectrum, where oversampled STEM images hold noise alone. Its mean square per patch is regressed on
+    the patch mean; patches with more structure than noise lie above the line and are left out.
     """
     response = filter_separable(frames, SECOND_DIFFERENCE, SECOND_DIFFERENCE) / 6
     size = min(PATCH_PX, *frames.shape[-2:])
@@ -50,7 +50,11 @@ def estimate_noise(frames: Tensor) -> NoiseModel:
     weight = torch.ones_like(mean)
     readout = slope = 0.0
     for _ in range(8):
-        scale = (readout + slope * mean).clamp_min(1e-6 * float(variance.mean()) + 1e-30) if slope or readout else variance.mean()
+        scale = (
+            (readout + slope * mean).clamp_min(1e-6 * float(variance.mean()) + 1e-30)
+            if slope or readout
+            else variance.mean()
+        )
         w = weight / scale**2
         readout, slope = _nonnegative_line(mean, variance, w)
         ratio = variance / (readout + slope * mean).clamp_min(1e-12 * float(variance.mean()) + 1e-30)

@@ -12,7 +12,6 @@ from atomdiffuser.estimation.noise import NoiseModel
 from atomdiffuser.estimation.spectrum import ImageScales
 from atomdiffuser.interpolation import chain_kernels, filter_separable, gaussian_kernel, smooth, spline_prefilter_kernel
 
-
 EMPTY_SHARE = 0.25  # of the typical local mean: below this there is no specimen
 LARGEST_STEP = 0.1  # relative change of the local mean within its own width
 DIFFERENCE = torch.tensor([0.5, 0.0, -0.5], dtype=torch.float64)
@@ -75,8 +74,9 @@ def prepare_frames(frames: Tensor, scales: ImageScales) -> PreparedFrames:
 def shows_lattice(base: Tensor, scales: ImageScales) -> Tensor:
     """Where structure around the local mean `base` (n, Y, X) can be lattice, bool.
 
-    At the edge of a specimen the local mean lags behind the step, and what is left over looks like structure that no beam
-    melts; in vacuum there is none. Both are told by the mean: it changes within its own width, or is nearly zero.
+    At the edge of a specimen the local mean lags behind the step, and what is left over looks like structure that no
+    beam melts; in vacuum there is none. Both are told by the mean: it changes within its own width, or is nearly
+    zero.
     """
     typical = base.flatten(1).median(1).values[:, None, None].clamp_min(1e-12)
     floor = torch.maximum(base, EMPTY_SHARE * typical)

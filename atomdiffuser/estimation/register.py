@@ -36,9 +36,15 @@ class FitOptions:
     def fit(self, reference: PreparedFrames, moving: PreparedFrames, start: Tensor, *, brief: bool = False) -> PairFit:
         """Fit from `start`; a brief fit takes a few steps and gives no covariance."""
         return fit_pairs(
-            reference, moving, start, noise=self.noise, filter_px=self.scales.filter_px,
-            margin_px=usable_margin_px(self.scales), nodes=self.field_nodes,
-            max_iterations=BRIEF_ITERATIONS if brief else self.max_iterations, tolerance_px=self.tolerance_px,
+            reference,
+            moving,
+            start,
+            noise=self.noise,
+            filter_px=self.scales.filter_px,
+            margin_px=usable_margin_px(self.scales),
+            nodes=self.field_nodes,
+            max_iterations=BRIEF_ITERATIONS if brief else self.max_iterations,
+            tolerance_px=self.tolerance_px,
             covariance=not brief,
         )
 
@@ -85,12 +91,15 @@ def register_unknown(
 ) -> PairRegistration:
     """Register pairs of which nothing is known: correlation peaks, a fit from each, the likeliest wins.
 
-    `drift_scale_px` is the typical drift between the frames where it is known (else a third of the longest allowed); among
-    fits that the images cannot tell apart it favours the shorter drift.
+    `drift_scale_px` is the typical drift between the frames where it is known (else a third of the longest allowed);
+    among fits that the images cannot tell apart it favours the shorter drift.
     """
     period = options.scales.period_px or 4 * options.scales.base_px
     shifts, peak = correlation_peaks(
-        reference.lattice, moving.lattice, max_shift_px=options.max_shift_px, count=CANDIDATES,
+        reference.lattice,
+        moving.lattice,
+        max_shift_px=options.max_shift_px,
+        count=CANDIDATES,
         separation_px=max(3.0, 0.4 * period),
     )
     peak[peak < peak[:, :1] - CORRELATION_SLACK] = -torch.inf
@@ -114,7 +123,9 @@ def register_unknown(
     return _verdict(final, hop_probability(distinct, chosen), options, reference.shape)
 
 
-def register_from(reference: PreparedFrames, moving: PreparedFrames, start: Tensor, options: FitOptions) -> PairRegistration:
+def register_from(
+    reference: PreparedFrames, moving: PreparedFrames, start: Tensor, options: FitOptions
+) -> PairRegistration:
     """Register pairs from known starting affines (n, 3, 3)."""
     fits = options.fit(reference, moving, start)
     return _verdict(fits, torch.full_like(fits.overlap, torch.nan), options, reference.shape)
@@ -124,7 +135,10 @@ def _merge_equal(odds: Tensor, affines: Tensor, shape: tuple[int, int], distance
     """Candidates that converged to the same registration count once: the later ones get −inf."""
     odds = odds.clone()
     order = odds.argsort(dim=1, descending=True)
-    odds_sorted, sorted_affines = odds.gather(1, order), affines[torch.arange(len(odds), device=odds.device)[:, None], order]
+    odds_sorted, sorted_affines = (
+        odds.gather(1, order),
+        affines[torch.arange(len(odds), device=odds.device)[:, None], order],
+    )
     for later in range(1, odds.shape[1]):
         apart = geometry.displacement_rms_px(sorted_affines[:, :later], sorted_affines[:, later : later + 1], shape)
         duplicate = ((apart < distance_px) & torch.isfinite(odds_sorted[:, :later])).any(1)

@@ -56,7 +56,9 @@ def lattice_noise_energy(scales: ImageScales) -> float:
 def mean_power(frames: Tensor) -> tuple[Tensor, Tensor, float]:
     """Mean power spectrum of frames (n, Y, X) under a Hann window, |frequency| [1/px], and the noise floor."""
     shape = frames.shape[-2:]
-    window = torch.hann_window(shape[0], device=frames.device)[:, None] * torch.hann_window(shape[1], device=frames.device)
+    window = torch.hann_window(shape[0], device=frames.device)[:, None] * torch.hann_window(
+        shape[1], device=frames.device
+    )
     mean = (frames * window).sum((-2, -1), keepdim=True) / window.sum()
     power = torch.fft.rfft2((frames - mean) * window).abs().square().mean(0) / window.square().sum()
     fy = torch.fft.fftfreq(shape[0], device=frames.device)
@@ -70,7 +72,8 @@ def mean_power(frames: Tensor) -> tuple[Tensor, Tensor, float]:
 def _matched_width(signal: Tensor, frequency: Tensor, floor: float) -> float:
     """σ that minimises the predicted variance of a shift between two noisy frames.
 
-    For a filter H the variance is Σ f²(2SN + N²)|H|⁴ / (Σ f² S|H|²)², S and N the powers of signal and noise in a frame.
+    For a filter H the variance is Σ f²(2SN + N²)|H|⁴ / (Σ f² S|H|²)², S and N the powers of signal and noise in a
+    frame.
     """
     usable = frequency < 0.5
 
@@ -86,8 +89,8 @@ def _matched_width(signal: Tensor, frequency: Tensor, floor: float) -> float:
 def lattice_period(frames: Tensor) -> float | None:
     """Largest lattice period in frames (n, Y, X) [px]; None without a lattice.
 
-    Looks at windows of the field one by one: edges and amorphous areas spoil only the windows they are in. A window shows a
-    lattice when its spectrum has isolated peaks in two directions (an edge has one).
+    Looks at windows of the field one by one: edges and amorphous areas spoil only the windows they are in. A window
+    shows a lattice when its spectrum has isolated peaks in two directions (an edge has one).
     """
     size = min(WINDOW_PX, min(frames.shape[-2:]) // 2)
     if size < 4 * LOWEST_BIN:

@@ -13,10 +13,11 @@ from atomdiffuser.estimation.prepare import PreparedFrames, usable_margin_px
 from atomdiffuser.interpolation import affine_coordinates, filter_separable, sample_spline, spline_prefilter_kernel
 
 
-
 @dataclass(frozen=True)
 class TemplateSum:
-    """Sums over aligned frames, each (1, Y, X) float64: matched-filtered image, local mean, and how many frames looked."""
+    """Sums over aligned frames, each (1, Y, X) float64: matched-filtered image, local mean, and how many frames
+    looked.
+    """
 
     filtered: Tensor
     base: Tensor
@@ -30,7 +31,8 @@ class TemplateSum:
         base = mean(self.base, own.base)
         return PreparedFrames(
             coefficients=torch.zeros_like(base),  # never sampled: a template is only a reference
-            base=base, lattice=mean(self.filtered, own.filtered) - base,
+            base=base,
+            lattice=mean(self.filtered, own.filtered) - base,
             noise_share=torch.where(known, 1 / count.clamp_min(1), torch.inf).float(),
         )
 

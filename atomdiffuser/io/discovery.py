@@ -378,7 +378,7 @@ def _with_settings(entries: list[SeriesEntry], settings: SessionFile) -> list[Se
         overrides = settings.overrides(_names(entry))
         skip = overrides.pop("skip", False)
         entry = replace(entry, overrides=overrides)
-        if entry.state == "series" and skip:
+        if entry.state != "skipped" and skip:
             entry = replace(entry, state="skipped", reason=f"skip is set in {SESSION_FILE} or {SERIES_SHEET}")
         elif entry.state == "series" and not settings.is_listed(_names(entry)):
             entry = replace(entry, state="skipped", reason=f"not listed in {SERIES_SHEET}")

@@ -155,8 +155,8 @@ def create_frames(
 def read_frames(path: str | Path, *, dask: bool = True) -> FrameSeries:
     """The series in a frame store, lazily: one Dask chunk a frame.
 
-    With dask=False the frames are the Zarr array itself, which is all that reading them one by one needs; importing Dask
-    takes longer than many a stage.
+    With dask=False the frames are the Zarr array itself, which is all that reading them one by one needs; importing
+    Dask takes longer than many a stage.
 
     Raises
     ------

@@ -43,7 +43,11 @@ def describe_estimation(source: FrameSource) -> dict:
     """Measured scales and noise, for the metadata of a result."""
     scales, noise = source.scales, source.noise
     return {
-        "matched_filter_px": scales.filter_px, "base_px": scales.base_px, "lattice_period_px": scales.period_px,
-        "noise_readout_counts2": noise.readout, "noise_per_count": noise.per_count,
-        "device": source.device.type, "torch": torch.__version__,
+        "matched_filter_px": scales.filter_px,
+        "base_px": scales.base_px,
+        "lattice_period_px": scales.period_px,
+        "noise_readout_counts2": noise.readout,
+        "noise_per_count": noise.per_count,
+        "device": source.device.type,
+        "torch": torch.__version__,
     }

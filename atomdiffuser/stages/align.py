@@ -31,12 +31,21 @@ def align(
     grid = choose_grid(affines[valid], series.frame_shape, settings.extent)
     total, count = np.zeros(grid.shape), np.zeros(grid.shape, np.int32)
     attributes = {
-        "settings": dataclasses.asdict(settings), "reference_frame": origin, "origin_px": list(grid.origin_px),
+        "settings": dataclasses.asdict(settings),
+        "reference_frame": origin,
+        "origin_px": list(grid.origin_px),
         "interpolation": settings.interpolation,
     }
     with create_frames(
-        output, n_frames=series.n_frames, frame_shape=grid.shape, dtype=np.float32, times_s=series.times_s,
-        acquisition=series.acquisition, name=f"{series.name} (aligned)", excluded=series.excluded, attributes=attributes,
+        output,
+        n_frames=series.n_frames,
+        frame_shape=grid.shape,
+        dtype=np.float32,
+        times_s=series.times_s,
+        acquisition=series.acquisition,
+        name=f"{series.name} (aligned)",
+        excluded=series.excluded,
+        attributes=attributes,
     ) as writer:
         for k in range(series.n_frames):
             aligned = np.full(grid.shape, np.nan, np.float32)

@@ -30,7 +30,7 @@ def damage(
     series, source = open_source(frames, "cpu")
     track, affines, valid, origin = open_trajectory(trajectory)
     maps = read_maps(decay)
-    regions = grid_regions(series.frame_shape, (settings.grid[0], settings.grid[-1]))
+    regions = grid_regions(series.frame_shape, (settings.grid[0], settings.grid[1]))
     found = measure_damage(source, affines, valid, origin, regions, settings, progress)
     found.insert(3, "time_s", track["time_s"].to_numpy()[found["frame"]])
     found.insert(4, "fluence_e_per_A2", track["fluence_e_per_A2"].to_numpy()[found["frame"]])
@@ -45,7 +45,9 @@ def damage(
         "estimation": describe_estimation(source),
         "dark_level": {
             "value": source.dark_level,
-            "source": series.acquisition.sources.get("dark_level", "file") if series.acquisition.dark_level is not None else "assumed",
+            "source": series.acquisition.sources.get("dark_level", "file")
+            if series.acquisition.dark_level is not None
+            else "assumed",
         },
     }
     write_table(found, table, "damage", **metadata)

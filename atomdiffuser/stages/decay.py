@@ -28,23 +28,37 @@ def decay(
     _, affines, valid, origin = open_trajectory(trajectory)
     stride = settings.map_stride
     map_shape = tuple(-(-n // stride) for n in series.frame_shape)
-    nothing = dict.fromkeys(MAP_NAMES, np.full(map_shape, np.nan, np.float32)) | {"coverage": np.zeros(map_shape, np.float32)}
+    nothing = dict.fromkeys(MAP_NAMES, np.full(map_shape, np.nan, np.float32)) | {
+        "coverage": np.zeros(map_shape, np.float32)
+    }
     bandwidths = np.full((series.n_frames, 2), np.nan)
     attributes = {
-        "settings": dataclasses.asdict(settings), "reference_frame": origin, "frame_shape": list(series.frame_shape),
-        "estimation": describe_estimation(source), "bandwidth_px": bandwidths,
+        "settings": dataclasses.asdict(settings),
+        "reference_frame": origin,
+        "frame_shape": list(series.frame_shape),
+        "estimation": describe_estimation(source),
+        "bandwidth_px": bandwidths,
     }
     reference = source.prepared([origin])
     with create_maps(
-        output, n_frames=series.n_frames, map_shape=map_shape, stride=stride, times_s=series.times_s,
-        pixel_size_nm=series.acquisition.pixel_size_nm, attributes=attributes,
+        output,
+        n_frames=series.n_frames,
+        map_shape=map_shape,
+        stride=stride,
+        times_s=series.times_s,
+        pixel_size_nm=series.acquisition.pixel_size_nm,
+        attributes=attributes,
     ) as writer:
         for k in range(series.n_frames):
             maps = nothing
             if valid[k]:
                 found = estimate_decay_maps(
-                    reference, source.prepared([k]), torch.as_tensor(affines[k : k + 1]), noise=source.noise,
-                    scales=source.scales, stride=stride,
+                    reference,
+                    source.prepared([k]),
+                    torch.as_tensor(affines[k : k + 1]),
+                    noise=source.noise,
+                    scales=source.scales,
+                    stride=stride,
                     bandwidth_px=None if settings.bandwidth_px == "auto" else float(settings.bandwidth_px),
                 )
                 maps = {name: getattr(found, name)[0].cpu().numpy() for name in MAP_NAMES}
