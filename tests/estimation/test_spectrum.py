@@ -1,0 +1,80 @@
+"""Scales read off the power spectrum: the lattice period where there is a lattice, and only there."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from atomdiffuser.estimation.spectrum import ImageScales, lattice_noise_energy, lattice_period, mean_power, measure_scales
+from atomdiffuser.interpolation import filter_separable, gaussian_kernel
+from atomdiffuser.simulation import simulate_series
+
+SHAPE = (144, 160)
+
+
+def frames(specimen: str, **options) -> tuple[torch.Tensor, float]:
+    default = dict(n_frames=3, shape=SHAPE, pixel_size_nm=0.025, electrons_per_px=40, damage="none")
+    s = simulate_series(specimen, **{**default, **options})
+    vectors = s.lattice_vectors_px
+    return torch.as_tensor(s.series.frames.astype(np.float32)), math.nan if vectors is None else float(np.linalg.norm(vectors[0]))
+
+
+@pytest.mark.parametrize(("specimen", "relative"), [("SrTiO3", 0.15), ("Si", 0.15), ("graphene", 0.15)])
+@pytest.mark.parametrize("view", [{}, {"edge": True}, {"amorphous_border": True}])
+def test_the_period_is_found_whatever_else_is_in_view(specimen, relative, view) -> None:
+    """Of graphene and silicon the shortest spacing of rows is √3/2 of the lattice vector."""
+    image, period = frames(specimen, **view)
+    found = lattice_period(image)
+    assert found is not None
+    rows = period * (math.sqrt(3) / 2 if specimen == "graphene" else 1)
+    assert found == pytest.approx(rows, rel=relative)
+
+
+def test_a_coarser_scan_gives_a_shorter_period() -> None:
+    fine, coarse = (lattice_period(frames("SrTiO3", pixel_size_nm=size)[0]) for size in (0.025, 0.035))
+    assert fine / coarse == pytest.approx(0.035 / 0.025, rel=0.15)
+
+
+def test_shot_noise_has_no_lattice(rng) -> None:
+    assert lattice_period(torch.as_tensor(rng.poisson(20, (3, *SHAPE)), dtype=torch.float32)) is None
+
+
+def test_an_edge_alone_is_no_lattice(rng) -> None:
+    """Its spectrum is a streak in one direction."""
+    y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    mean = 5 + 40 * (0.6 * y + 0.8 * x > 90)
+    assert lattice_period(torch.as_tensor(rng.poisson(mean, (3, *SHAPE)), dtype=torch.float32)) is None
+
+
+@pytest.mark.xfail(strict=True, reason="speckle of one amorphous film passes for lattice peaks")
+@pytest.mark.parametrize("seed", range(3))
+def test_an_amorphous_film_has_no_lattice(seed) -> None:
+    assert lattice_period(frames("amorphous", electrons_per_px=60, seed=seed)[0]) is None
+
+
+def test_tiny_frames_have_none() -> None:
+    assert lattice_period(torch.ones(1, 20, 24)) is None
+
+
+@pytest.mark.parametrize("n", [1, 8])
+def test_the_noise_floor_is_the_noise(rng, n) -> None:
+    power, frequency, floor = mean_power(torch.as_tensor(rng.normal(5, 3, (n, 260, 311)), dtype=torch.float32))
+    assert floor == pytest.approx(9, rel=0.1)
+    assert power.shape == frequency.shape and float(frequency.max()) <= math.hypot(0.5, 0.5)
+
+
+def test_lattice_noise_energy_is_that_of_the_filters(rng) -> None:
+    scales = ImageScales(filter_px=1.3, base_px=6.0, period_px=None)
+    noise = torch.as_tensor(rng.normal(0, 1, (4, 200, 230)), dtype=torch.float32)
+    kernel, wide = gaussian_kernel(1.3), gaussian_kernel(6.0)
+    matched = filter_separable(noise, kernel, kernel)
+    lattice = matched - filter_separable(matched, wide, wide)
+    assert float(lattice.var()) == pytest.approx(lattice_noise_energy(scales), rel=0.03)
+
+
+def test_scales_are_in_order_and_fit_the_frame() -> None:
+    scales = measure_scales(frames("SrTiO3")[0])
+    assert 0.8 <= scales.filter_px < scales.base_px < scales.period_px and scales.base_px <= min(SHAPE) / 6
