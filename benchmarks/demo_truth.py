@@ -55,7 +55,7 @@ def _compare_series(results: Path, truth: dict[str, np.ndarray], options: dict) 
     error = geometry.displacement_rms_px(measured, true, shape).numpy()
     nothing = geometry.displacement_rms_px(geometry.identity(len(true)), true, shape).numpy()
     pairs = read_table(results / "pairs.parquet")
-    pair_true = true[pairs["moving"].to_numpy()] @ geometry.invert(true[pairs["reference"].to_numpy()])
+    pair_true = true[pairs["moving"].tolist()] @ geometry.invert(true[pairs["reference"].tolist()])
     pair_error = geometry.displacement_rms_px(torch.as_tensor(affines_of(pairs)), pair_true, shape).numpy()
     period = np.linalg.norm(truth["lattice_vectors_px"], axis=-1).min() if truth["lattice_vectors_px"].size else np.inf
     maps, last = read_maps(results / "decay.zarr"), len(trajectory) - 1

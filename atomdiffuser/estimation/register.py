@@ -19,6 +19,7 @@ CANDIDATES = 6
 BRIEF_ITERATIONS = 4
 CORRELATION_SLACK = 0.25  # a peak this much lower than the best is not a lattice alternative
 MIN_CORRELATION_SIGMAS = 5.0
+SMALLEST_FIELD_PX = 24
 EXPECTED_SHARE_OF_MAX_SHIFT = 3.0
 
 
@@ -153,9 +154,12 @@ def _verdict(fits: PairFit, hops: Tensor, options: FitOptions, shape: tuple[int,
     correlation, overlap, converged = fits.correlation, fits.overlap, fits.converged
     independent = overlap * shape[0] * shape[1] / (4 * torch.pi * options.scales.filter_px**2 + 1)
     limit = options.scales.period_px / 4 if options.scales.period_px else max(1.0, 2 * options.scales.filter_px)
+    smallest = 2 * usable_margin_px(options.scales) + SMALLEST_FIELD_PX
     reasons = []
     for k in range(len(affine)):
-        if overlap[k] < 0.1:
+        if min(shape) < smallest:
+            reason = f"frames of {shape[0]} × {shape[1]} px are too small: drift needs at least {smallest:.0f} px"
+        elif overlap[k] < 0.1:
             reason = f"frames share only {100 * float(overlap[k]):.0f} % of the field"
         elif not correlation[k] * independent[k].sqrt() > MIN_CORRELATION_SIGMAS:
             reason = "no common structure above the noise"

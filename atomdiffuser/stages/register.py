@@ -32,9 +32,8 @@ def register(
     series, source = open_source(frames, settings.device)
     if len(source.usable) < 2:
         reasons = sorted({r for r in source.unusable.values()}) or ["the series has one frame"]
-        raise AtomDiffuserError(
-            f"{series.name}: drift needs two frames with an image, found {len(source.usable)} ({'; '.join(reasons[:3])})"
-        )
+        found = f"found {len(source.usable)} ({'; '.join(reasons[:3])})"
+        raise AtomDiffuserError(f"{series.name}: drift needs two frames with an image, {found}")
     drift = estimate_drift(source, settings, progress)
     metadata = {
         "settings": dataclasses.asdict(settings),
