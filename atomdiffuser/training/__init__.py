@@ -1,0 +1,1 @@
+"""Training on simulated pairs. Needs torch, numpy and safetensors alone; `python -m atomdiffuser.training` starts it."""

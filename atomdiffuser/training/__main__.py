@@ -1,0 +1,54 @@
+"""`python -m atomdiffuser.training PRESET`: training where nothing but torch, numpy and safetensors is installed."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from atomdiffuser.errors import AtomDiffuserError
+from atomdiffuser.training.loop import train
+from atomdiffuser.training.settings import parse_value, read_settings
+
+CONFIG = Path("config/train.yaml")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit code 0 when the schedule is done, 3 when a limit came first, 1 after an error."""
+    parser = argparse.ArgumentParser(prog="python -m atomdiffuser.training", description=__doc__)
+    parser.add_argument("preset")
+    parser.add_argument("--config", type=Path, default=CONFIG)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--max-minutes", type=float)
+    parser.add_argument("--max-steps", type=int)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes")
+    options = parser.parse_args(arguments)
+    try:
+        changes = dict(_change(c) for c in options.changes)
+        settings = read_settings(options.config, options.preset, changes)
+        device = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
+        result = train(
+            settings, options.folder, device=device, max_minutes=options.max_minutes, max_steps=options.max_steps,
+            report=lambda line: print(line, file=sys.stderr, flush=True),
+        )  # fmt: skip
+    except AtomDiffuserError as error:
+        print(f"train: {error}", file=sys.stderr)
+        return 1
+    print(f"step {result.step} of {result.total_steps or '?'}; weights: {result.weights}")
+    return 0 if result.finished else 3
+
+
+def _change(text: str) -> tuple[str, object]:
+    from atomdiffuser.errors import SettingsError
+
+    key, sign, value = text.partition("=")
+    if not sign:
+        raise SettingsError(f"--set {text!r} is not understood; expected KEY=VALUE")
+    return key.strip(), parse_value(value.strip())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""The loss of each network on a training batch, with its parts for the log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from atomdiffuser import geometry
+from atomdiffuser.model.affine_fit import displacement_rms
+from atomdiffuser.model.frames import pair_frames
+from atomdiffuser.model.losses import drift_likelihood, drift_loss, map_loss, shift_loss
+from atomdiffuser.model.network import AtomDiffuser
+from atomdiffuser.model.published import BlockNetwork, PublishedNetwork
+from atomdiffuser.training.batches import TrainingBatch
+from atomdiffuser.training.settings import TrainSettings
+
+Objective = Callable[[nn.Module, TrainingBatch, TrainSettings], tuple[Tensor, dict[str, Tensor]]]
+SEARCH_FAILED_PX = 3.0
+STAGE_DISCOUNT = 0.8
+
+
+def build_network(settings: TrainSettings) -> nn.Module:
+    """A fresh network with weights from the settings' seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        if settings.network == "published":
+            return PublishedNetwork()
+        if settings.network == "block":
+            return BlockNetwork()
+        return AtomDiffuser(settings.model)
+
+
+def objective_of(settings: TrainSettings) -> Objective:
+    """The loss that belongs to a network."""
+    return atomdiffuser_loss if settings.network == "atomdiffuser" else single_map_loss
+
+
+def atomdiffuser_loss(
+    model: AtomDiffuser, batch: TrainingBatch, settings: TrainSettings
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Search, refinement and maps together; each stage is fed a usable start whatever the stage before it did."""
+    s, truth = settings, batch.moving_from_reference
+    frames = pair_frames(batch.reference, batch.moving)
+
+    def usable(shift: Tensor) -> Tensor:
+        failed = (shift - batch.shift_px).norm(dim=1) > SEARCH_FAILED_PX
+        return torch.where(failed[:, None], batch.shift_px + batch.shift_error_px, shift.double())
+
+    drift = model.estimate_drift(frames, correct=usable)
+    last = drift.moving_from_reference.detach()
+    error_px = geometry.displacement_rms_px(last, truth, frames.shape)
+    given = torch.where((error_px < s.aligned_within_px)[:, None, None], last, truth @ batch.small_motion)
+    fields = model.estimate_decay(frames, given, batch.tau)
+
+    search = shift_loss(drift.log_odds, batch.shift_px).mean()
+    refined = drift.stages[1:]
+    discounts = [STAGE_DISCOUNT ** (len(refined) - 1 - k) for k in range(len(refined))]
+    motion = sum(
+        d * drift_loss(a, truth, frames.shape, scale_px=s.drift_scale_px).mean() for d, a in zip(discounts, refined, strict=True)
+    ) / sum(discounts)
+    likelihood = drift_likelihood(drift.moving_from_reference, truth, drift.normal_matrices[-1], frames.shape).mean()
+    tau = batch.tau[:, None, None, None]
+    values, log_sigma = (tau * fields[:, :2]).exp(), fields[:, 2:] + tau.log()
+    maps = [map_loss(values[:, k], log_sigma[:, k], batch.maps[:, k], batch.weight[:, k]) for k in (0, 1)]
+    loss = s.shift_weight * search + motion.float() + s.likelihood_weight * likelihood.float() + s.map_weight * sum(maps)
+    parts = {"search": search, "drift": motion, "drift_px": error_px.median(), "intensity": maps[0], "contrast": maps[1]}
+    return loss, {k: v.detach() for k, v in parts.items()}
+
+
+def single_map_loss(
+    model: PublishedNetwork | BlockNetwork, batch: TrainingBatch, settings: TrainSettings
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Mean absolute error of the one map, and displacement of the pose in `drift_scale_px`·100."""
+    answer = model(batch.reference, batch.moving, tau=batch.tau)
+    value = torch.nn.functional.avg_pool2d(answer.intensity[:, None], 4)[:, 0]
+    weight = batch.weight[:, 0]
+    maps = ((value - batch.maps[:, 0]).abs() * weight).sum() / weight.sum().clamp_min(1e-6)
+    error_px = displacement_rms(answer.moving_from_reference, batch.moving_from_reference, batch.reference.shape[-2:])
+    motion = (error_px / (100 * settings.drift_scale_px)).mean().float()
+    return 5 * maps + motion, {"intensity": maps.detach(), "drift_px": error_px.median().detach()}

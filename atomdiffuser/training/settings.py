@@ -1,0 +1,181 @@
+"""Settings of a training run, and the small part of YAML that config/train.yaml is written in.
+
+A machine that only trains may have no YAML library, so the file keeps to what `parse_yaml` reads: nested mappings by
+indentation, numbers, words, true/false/null and lists in brackets.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from atomdiffuser.errors import SettingsError
+from atomdiffuser.model.config import ModelConfig
+from atomdiffuser.simulation.pairs import PairRanges
+
+NETWORKS = ("atomdiffuser", "published", "block")
+NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """One run.
+
+    Attributes
+    ----------
+    network
+        One of `NETWORKS`; the last two are baselines.
+    steps, minutes
+        Length of the schedule. With `steps` 0 it is fixed by the speed of the first hundred steps so that it lasts about
+        `minutes`, and kept from then on, also when the run is resumed.
+    shape, batch
+        Size of the frames, and pairs a step.
+    chunk, repeats
+        Steps whose pairs are simulated at once, and how often they are used, each time with new noise.
+    intermediate
+        Share of pairs asked at a τ below 1.
+    aligned_within_px
+        The decoder sees the network's own drift when it is better than this, else the true one with `start_error_px`.
+    map_weight, shift_weight, likelihood_weight, drift_scale_px
+        Weights of the losses beside the affine's, and what that is measured in.
+    unseen_weight
+        Weight of map pixels where there is no signal to see, relative to others.
+    ema
+        Share of the averaged weights that a step keeps.
+    validate_every, validate_pairs
+        Steps between validations on named crystals, and pairs of each.
+    checkpoint_minutes
+        Between two checkpoints.
+    """
+
+    network: str = "atomdiffuser"
+    seed: int = 1
+    steps: int = 0
+    minutes: float = 120.0
+    shape: tuple[int, int] = (256, 256)
+    batch: int = 64
+    chunk: int = 1
+    repeats: int = 1
+    learning_rate: float = 1e-3
+    lowest_rate_share: float = 0.02
+    warm_up: int = 300
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    ema: float = 0.999
+    intermediate: float = 0.25
+    aligned_within_px: float = 1.0
+    start_error_px: float = 0.1
+    map_weight: float = 5.0
+    shift_weight: float = 0.3
+    likelihood_weight: float = 0.05
+    drift_scale_px: float = 0.2
+    unseen_weight: float = 0.05
+    validate_every: int = 500
+    validate_pairs: int = 32
+    validate_electrons: float = 20.0
+    validate_crystals: tuple[str, ...] = ("SrTiO3", "Si", "LLZO[100]", "LLZO[111]", "graphene", "nanoparticle")
+    checkpoint_minutes: float = 3.0
+    compile: bool = False
+    model: ModelConfig = field(default_factory=ModelConfig)
+    ranges: PairRanges = field(default_factory=PairRanges)
+
+    def __post_init__(self) -> None:
+        if self.network not in NETWORKS:
+            raise SettingsError(f"network {self.network!r} is not known; known are {', '.join(NETWORKS)}")
+        for key in ("batch", "chunk", "repeats", "validate_every", "validate_pairs"):
+            if getattr(self, key) < 1:
+                raise SettingsError(f"{key} is {getattr(self, key)}, expected at least 1")
+        if min(self.shape) < 32:
+            raise SettingsError(f"shape is {self.shape}, expected at least 32 pixels each")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        values["model"], values["ranges"] = self.model.to_dict(), dataclasses.asdict(self.ranges)
+        return _plain(values)
+
+
+def read_settings(path: Path, preset: str, changes: dict[str, Any] | None = None) -> TrainSettings:
+    """A preset of a file like config/train.yaml; `changes` win over it, dotted names reach inside (`model.fine_width`)."""
+    presets = parse_yaml(path.read_text())
+    if preset not in presets:
+        raise SettingsError(f"preset {preset!r} is not in {path}; there are {', '.join(sorted(presets))}")
+    values = dict(presets[preset] or {})
+    for name, value in (changes or {}).items():
+        *outer, last = name.split(".")
+        place = values
+        for part in outer:
+            place[part] = dict(place.get(part) or {})
+            place = place[part]
+        place[last] = value
+    return settings_from(values)
+
+
+def settings_from(values: dict[str, Any]) -> TrainSettings:
+    """Settings from plain values; unknown keys raise SettingsError."""
+    values = dict(values)
+    model = ModelConfig.from_dict(values.pop("model", None) or {})
+    ranges = _checked(PairRanges, values.pop("ranges", None) or {}, "ranges.")
+    known = _checked(TrainSettings, values, "")
+    return dataclasses.replace(known, model=model, ranges=ranges)
+
+
+def parse_yaml(text: str) -> dict[str, Any]:
+    """The small part of YAML described above, as plain values.
+
+    Raises
+    ------
+    SettingsError
+        With the number of a line that is not understood.
+    """
+    root: dict[str, Any] = {}
+    open_maps: list[tuple[int, dict[str, Any]]] = [(-1, root)]
+    for number, raw in enumerate(text.splitlines(), start=1):
+        line = re.sub(r"(^|\s)#.*$", "", raw).rstrip()
+        if not line.strip():
+            continue
+        indent = len(line) - len(line.lstrip(" "))
+        key, colon, value = line.strip().partition(":")
+        if not colon or "\t" in raw[:indent]:
+            raise SettingsError(f"line {number}: {raw.strip()!r} is not understood; expected 'key: value'")
+        while open_maps[-1][0] >= indent:
+            open_maps.pop()
+        parent = open_maps[-1][1]
+        if value.strip():
+            parent[key.strip()] = parse_value(value.strip())
+        else:
+            parent[key.strip()] = {}
+            open_maps.append((indent, parent[key.strip()]))
+    return root
+
+
+def parse_value(text: str) -> Any:
+    """One value: number, word, true, false, null or a list in brackets."""
+    if text.startswith("[") and text.endswith("]"):
+        inner = re.findall(r"\"[^\"]*\"|'[^']*'|[^,]+", text[1:-1])
+        return [parse_value(part.strip()) for part in inner if part.strip()]
+    if text[:1] in "\"'" and text[-1:] == text[:1]:
+        return text[1:-1]
+    if text in ("true", "false"):
+        return text == "true"
+    if text in ("null", "~"):
+        return None
+    if NUMBER.fullmatch(text):
+        return int(text) if re.fullmatch(r"[+-]?\d+", text) else float(text)
+    return text
+
+
+def _checked(kind: type, values: dict[str, Any], prefix: str) -> Any:
+    known = {f.name for f in dataclasses.fields(kind)}
+    if unknown := sorted(set(values) - known):
+        raise SettingsError(f"{prefix}{unknown[0]}: unknown key; allowed are {', '.join(sorted(known))}")
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, (tuple, list)) else value
