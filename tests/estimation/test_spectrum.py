@@ -62,7 +62,7 @@ def test_tiny_frames_have_none() -> None:
 @pytest.mark.parametrize("n", [1, 8])
 def test_the_noise_floor_is_the_noise(rng, n) -> None:
     power, frequency, floor = mean_power(torch.as_tensor(rng.normal(5, 3, (n, 260, 311)), dtype=torch.float32))
-    assert floor == pytest.approx(9, rel=0.1)
+    assert floor == pytest.approx(9, rel=0.15 if n == 1 else 0.06)
     assert power.shape == frequency.shape and float(frequency.max()) <= math.hypot(0.5, 0.5)
 
 
