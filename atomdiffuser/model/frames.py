@@ -91,6 +91,15 @@ class PairFrames:
         mask = seen.float()
         return values * mask, mask
 
+    @torch.no_grad()
+    def overlap(self, moving_from_reference: Tensor) -> Tensor:
+        """(n, y, x) bool: valid reference pixels whose place lies in the moving frame, on valid pixels."""
+        y, x = affine_coordinates(moving_from_reference.double(), self.shape)
+        slack = 1e-3
+        seen = (y >= -slack) & (y <= self.shape[0] - 1 + slack) & (x >= -slack) & (x <= self.shape[1] - 1 + slack)
+        inner = sample_linear(self.moving_valid, y.clamp(0, self.shape[0] - 1), x.clamp(0, self.shape[1] - 1))
+        return seen & (inner > 0.999) & (self.reference_valid > 0)
+
     def channels(self, values: Tensor, mask: Tensor) -> Tensor:
         """What the encoder reads, (n, 3, y, x): value, its square root (stable variance), mask."""
         level = self.level[:, None, None]

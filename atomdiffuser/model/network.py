@@ -22,7 +22,7 @@ from atomdiffuser.model.affine_fit import fit_affine
 from atomdiffuser.model.config import CELL_STRIDE, MAP_STRIDE, STEM_STRIDE, ModelConfig
 from atomdiffuser.model.decay_decoder import DecayDecoder
 from atomdiffuser.model.encoder import Encoder
-from atomdiffuser.model.frames import PairFrames, Window, pair_frames
+from atomdiffuser.model.frames import PairFrames, pair_frames
 from atomdiffuser.model.local_steps import LocalStep, cell_centres
 from atomdiffuser.model.prediction import PairPrediction
 from atomdiffuser.model.shift_search import ShiftSearch, shift_from_log_odds
@@ -106,7 +106,8 @@ class AtomDiffuser(nn.Module):
             probability = torch.ones(len(frames), device=frames.device)
         fields = self.estimate_decay(frames, drift, tau, tiles=tiles)
         t = tau[:, None, None, None]
-        return PairPrediction(drift, normal, probability, t * fields[:, :2], fields[:, 2:] + t.clamp_min(1e-6).log(), _seen(frames, drift), frames.shape)
+        rates, log_sigma = t * fields[:, :2], fields[:, 2:] + t.clamp_min(1e-6).log()
+        return PairPrediction(drift, normal, probability, rates, log_sigma, frames.overlap(drift), frames.shape)
 
     @torch.no_grad()
     def predict(
@@ -246,12 +247,6 @@ def _paste(parts: list[tuple[Tile, Tensor]], whole: list[int], stride: int) -> T
         y, x = tile.window.y // stride, tile.window.x // stride
         canvas[:, :, y0:y1, x0:x1] = features[:, :, y0 - y : y1 - y, x0 - x : x1 - x]
     return canvas
-
-
-def _seen(frames: PairFrames, drift: Tensor) -> Tensor:
-    """(n, Y, X) bool: valid reference pixels whose place lies in the moving frame."""
-    _, mask = frames.aligned_window(Window(0, 0, *frames.shape), drift)
-    return (mask > 0) & (frames.reference_valid > 0)
 
 
 def _as_stack(frames: np.ndarray | Tensor) -> Tensor:

@@ -1,0 +1,170 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from atomdiffuser import geometry
+from atomdiffuser.errors import SettingsError, ShapeError
+from atomdiffuser.model import AtomDiffuser, ModelConfig
+from atomdiffuser.model.frames import Window, pair_frames
+from atomdiffuser.model.shift_search import shift_from_log_odds
+from atomdiffuser.model.tiling import plan_tiles
+
+
+def test_default_network_is_small_enough_to_ship():
+    assert AtomDiffuser().count_parameters() * 4 <= 16e6
+
+
+def test_time_zero_is_the_identity_and_one_exactly(network, pairs):
+    prediction = network.predict(pairs.reference, pairs.moving)
+    state = prediction.at([0.0])
+    assert torch.equal(state.moving_from_reference[0], torch.eye(3, dtype=torch.float64).expand(4, 3, 3))
+    for maps in (state.intensity[0], state.contrast[0]):
+        assert torch.equal(maps[prediction.seen], torch.ones(int(prediction.seen.sum())))
+    assert prediction.intensity[prediction.seen].std() > 1e-3  # the answer itself is not trivial
+    asked = network(pairs.reference, pairs.moving, tau=0.0)
+    assert torch.equal(asked.intensity[asked.seen], torch.ones(int(asked.seen.sum())))
+
+
+def test_time_one_is_the_measurement(network, pairs):
+    prediction = network.predict(pairs.reference, pairs.moving)
+    state = prediction.at(1.0)
+    assert torch.equal(state.moving_from_reference[0], prediction.moving_from_reference)
+    torch.testing.assert_close(state.contrast[0], prediction.contrast, equal_nan=True)
+    torch.testing.assert_close(state.contrast_sigma[0], prediction.contrast_sigma, equal_nan=True)
+
+
+def test_states_compose_with_exponential_kinetics_only(network, pairs):
+    prediction = network.predict(pairs.reference, pairs.moving)
+    s = prediction.at([0.3, 0.45, 0.75])
+    torch.testing.assert_close(s.moving_from_reference[0] @ s.moving_from_reference[1], s.moving_from_reference[2])
+    torch.testing.assert_close(s.contrast[0] * s.contrast[1], s.contrast[2], equal_nan=True)
+    linear = prediction.at([0.3, 0.45, 0.75], kinetics="linear")
+    apart = (linear.contrast[0] * linear.contrast[1] - linear.contrast[2])[prediction.seen]
+    assert apart.abs().max() > 1e-4
+
+
+def test_outside_the_overlap_is_nan(network, pairs):
+    drift = geometry.translation(torch.tensor([[20.0, 0.0]], dtype=torch.float64)).expand(4, 3, 3)
+    prediction = network.predict(pairs.reference, pairs.moving, drift=drift)
+    assert torch.isnan(prediction.intensity[:, -19:]).all()  # these rows moved out at the bottom
+    assert torch.isfinite(prediction.intensity[:, :40]).all()
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (51, 73), (33, 120)])
+def test_any_size_and_dtype(network, shape):
+    rng = np.random.default_rng(1)
+    frames = rng.poisson(20.0, (2, *shape))
+    answers = [
+        network.predict(frames[0].astype(dtype), frames[1].astype(dtype)).rates
+        for dtype in (np.uint16, np.int32, np.float64, np.dtype(">u2"))
+    ]
+    assert network.predict(frames[0], frames[1]).intensity.shape == (1, *shape)
+    for other in answers[1:]:
+        torch.testing.assert_close(other, answers[0])
+
+
+def test_units_of_the_detector_do_not_matter(network, pairs):
+    plain = network.predict(pairs.reference, pairs.moving)
+    scaled = network.predict(pairs.reference / 0.25 + 100, pairs.moving / 0.25 + 100, dark_level=100.0, gain_e=0.25)
+    torch.testing.assert_close(plain.rates, scaled.rates, atol=1e-3, rtol=1e-3)
+
+
+def test_windows_give_what_the_whole_frame_gives(network):
+    generator = torch.Generator().manual_seed(4)
+    y, x = torch.meshgrid(torch.arange(320.0), torch.arange(290.0), indexing="ij")
+    lattice = lambda dy, dx: 20 + 8 * torch.cos((y - dy) * 0.6) * torch.cos((x - dx) * 0.5)
+    frames = [torch.poisson(lattice(*d), generator=generator) for d in ((0, 0), (1.3, -0.8))]
+    stacks, tiles = [f[None] for f in frames], plan_tiles((320, 290), 192, 96)
+    assert len(tiles) == 9
+    still = lambda shift: torch.zeros_like(shift)
+    with torch.no_grad():
+        drifts = [network.estimate_drift(pair_frames(*stacks), tiles=t, correct=still) for t in (None, tiles)]
+    torch.testing.assert_close(drifts[0].log_odds, drifts[1].log_odds, atol=1e-3, rtol=1e-3)
+    ends = [d.moving_from_reference for d in drifts]
+    assert geometry.displacement_rms_px(ends[0], ends[1], (320, 290)) < 0.02
+    assert geometry.displacement_rms_px(ends[0], torch.eye(3), (320, 290)) > 0.1
+    whole = network.predict(*frames, drift=ends[0])
+    cut = network.predict(*frames, drift=ends[0], window_px=192, overlap_px=96)
+    difference = (whole.intensity - cut.intensity)[whole.seen & cut.seen].abs()
+    assert difference.max() < 0.2 * whole.intensity[whole.seen].std()
+    seam = (cut.intensity[0, :, 1:] - cut.intensity[0, :, :-1]).abs().nanmean(), (
+        whole.intensity[0, :, 1:] - whole.intensity[0, :, :-1]
+    ).abs().nanmean()
+    assert float(seam[0] / seam[1]) == pytest.approx(1.0, abs=0.1)
+
+
+def test_batches_do_not_change_the_answer(network, pairs):
+    together = network.predict(pairs.reference, pairs.moving)
+    alone = network.predict(pairs.reference, pairs.moving, batch_px=1)
+    torch.testing.assert_close(together.rates, alone.rates, atol=1e-4, rtol=1e-4)
+
+
+def test_pixels_without_data_are_ignored(network, pairs):
+    spoiled = pairs.moving.clone()
+    spoiled[:, 10:14, 20:26] = torch.nan
+    prediction = network.predict(pairs.reference, spoiled, drift=geometry.identity(4))
+    assert not prediction.seen[:, 10:14, 20:26].any()
+    assert torch.isfinite(prediction.rates).all()
+
+
+def test_warped_frame_lies_on_the_reference(pairs):
+    """A bright pixel that moved by (3, −2) is found where it came from."""
+    reference, moving = torch.zeros(1, 32, 48), torch.zeros(1, 32, 48)
+    reference[0, 10, 20] = 1.0
+    moving[0, 13, 18] = 1.0
+    frames = pair_frames(reference, moving)
+    place = geometry.translation(torch.tensor([[3.0, -2.0]], dtype=torch.float64))
+    values, mask = frames.aligned_window(Window(0, 0, 32, 32), place)
+    assert tuple((values[0] == values[0].max()).nonzero()[0].tolist()) == (10, 20)
+    assert not mask[0, 29:].any() and mask[0, 5:25, 5:25].all()
+    wrong, _ = frames.aligned_window(Window(0, 0, 32, 32), geometry.invert(place))
+    assert tuple((wrong[0] == wrong[0].max()).nonzero()[0].tolist()) != (10, 20)
+
+
+def test_position_of_the_likeliest_shift():
+    odds = torch.full((1, 21, 21), -20.0)
+    odds[0, 14, 7], odds[0, 14, 8] = 5.0, 5.0  # cells of 2 px; zero shift at (10, 10)
+    odds[0, 2, 2] = 5.2  # higher alone, but with nothing beside it
+    shift, probability = shift_from_log_odds(odds)
+    torch.testing.assert_close(shift, torch.tensor([[8.0, -5.0]]), atol=1e-3, rtol=0)
+    assert 0.5 < probability[0] < 0.7
+
+
+def test_every_parameter_receives_a_gradient(pairs, tiny):
+    from atomdiffuser.training.batches import training_batch
+    from atomdiffuser.training.objectives import atomdiffuser_loss
+    from atomdiffuser.simulation.randomness import Draws, RandomStreams
+    from atomdiffuser.training.settings import TrainSettings
+
+    torch.manual_seed(0)
+    model = AtomDiffuser(tiny)
+    for name, parameter in model.named_parameters():
+        if "film" in name:
+            torch.nn.init.normal_(parameter, std=0.05)  # fresh ones are zero and let nothing through
+    batch = training_batch(pairs, torch.ones(4).double(), 0.05, Draws(4, RandomStreams(1)), 0.1)
+    loss, _ = atomdiffuser_loss(model, batch, TrainSettings(model=tiny))
+    loss.backward()
+    silent = [k for k, p in model.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()]
+    assert not silent
+    assert sum(float(p.grad.abs().sum()) == 0 for p in model.parameters()) == 0
+
+
+def test_wrong_inputs_are_named(network, pairs, tiny):
+    with pytest.raises(ShapeError, match="expected equal ones"):
+        network.predict(pairs.reference, pairs.moving[:, :32])
+    with pytest.raises(ShapeError, match="two equal"):
+        network(pairs.reference, pairs.moving[:, :32])
+    with pytest.raises(ShapeError, match="complex"):
+        network.predict(pairs.reference.to(torch.complex64), pairs.moving)
+    with pytest.raises(SettingsError, match="precision is 'half'"):
+        network.predict(pairs.reference, pairs.moving, precision="half")
+    with pytest.raises(SettingsError, match="kinetics 'learned' is not known"):
+        network.predict(pairs.reference, pairs.moving).at(0.5, kinetics="learned")
+    with pytest.raises(SettingsError, match="expected 4"):
+        replace(tiny, decoder_widths=(8, 8, 8))
+    with pytest.raises(SettingsError, match="step_reach"):
+        replace(tiny, step_reach=(4, 3, 2))
+    with pytest.raises(SettingsError, match="'widths' is not known"):
+        ModelConfig.from_dict({"widths": 3})
