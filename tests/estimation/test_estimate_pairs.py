@@ -175,7 +175,6 @@ def test_states_of_a_failed_pair_are_unknown(mixed) -> None:
     assert np.isnan(states.moving_from_reference[:, 1]).all() and np.isnan(states.intensity[1:, 1]).all()
 
 
-@pytest.mark.xfail(strict=True, reason="NaN to the power 0 is 1: at(0) fills the outside and failed pairs with ones")
 def test_what_is_unknown_stays_unknown_at_zero(mixed) -> None:
     start = mixed.at(0.0)
     assert np.isnan(start.intensity[0, 1]).all()

@@ -85,7 +85,6 @@ def test_sums_and_counts_of_a_template_are_those_of_its_frames() -> None:
     assert torch.isinf(left.noise_share[again.count < 0.5]).all()
 
 
-@pytest.mark.xfail(strict=True, reason="pixels that enter and leave the overlap keep the step above 1e-3 px for ever, far below σ")
 def test_a_faint_frame_converges() -> None:
     """One in eight faint frames is thrown away, started from the truth: the step stays at 0.027 px where σ is 0.25."""
     s = series(**FADING, seed=0)
