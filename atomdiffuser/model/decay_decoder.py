@@ -34,6 +34,7 @@ class DecayDecoder(nn.Module):
         self.down = nn.ModuleList(scaled_init(nn.Conv2d(a, b, 2, stride=2), 1.0) for a, b in steps)
         self.up = nn.ModuleList(scaled_init(nn.Conv2d(b, a, 1), 0.5) for a, b in steps)
         self.leave = scaled_init(nn.Conv2d(widths[0], 4, 3, padding=1), 0.1)
+        self.register_buffer("log_sigma_offset", torch.zeros(2))  # set after training, see training/calibration.py
         with torch.no_grad():
             self.leave.bias[2:] = -2.5
 
@@ -52,7 +53,8 @@ class DecayDecoder(nn.Module):
             x = self.up_blocks[level](x, condition)
         numbers = self.leave(x).float()
         rates = _bounded(numbers[:, :2], LOG_LOWEST, LOG_HIGHEST)
-        return torch.cat([rates, _bounded(numbers[:, 2:], SIGMA_LOG_LOWEST, SIGMA_LOG_HIGHEST)], 1)
+        log_sigma = _bounded(numbers[:, 2:], SIGMA_LOG_LOWEST, SIGMA_LOG_HIGHEST)
+        return torch.cat([rates, log_sigma + self.log_sigma_offset[:, None, None]], 1)
 
 
 def _bounded(x: Tensor, low: float, high: float) -> Tensor:

@@ -74,10 +74,12 @@ def full_precision(device: torch.device) -> Iterator[None]:
         if device.type != "cuda":
             yield
         else:
-            matmul = torch.backends.cuda.matmul.allow_tf32
-            torch.backends.cuda.matmul.allow_tf32 = False
+            switches = torch.backends.cuda.matmul, torch.backends.cudnn
+            before = [switch.allow_tf32 for switch in switches]
+            for switch in switches:
+                switch.allow_tf32 = False
             try:
-                with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-                    yield
+                yield
             finally:
-                torch.backends.cuda.matmul.allow_tf32 = matmul
+                for switch, value in zip(switches, before, strict=True):
+                    switch.allow_tf32 = value

@@ -191,7 +191,7 @@ class AtomDiffuser(nn.Module):
             if total is None:
                 total = fields.new_zeros(len(frames), 4, *size)
                 weights = fields.new_zeros(size)
-            weight = blending_weight(tile, frames.shape, MAP_STRIDE, frames.device)
+            weight = blending_weight(tile, MAP_STRIDE, frames.device)
             y, x = w.y // MAP_STRIDE, w.x // MAP_STRIDE
             rows, columns = min(weight.shape[0], size[0] - y), min(weight.shape[1], size[1] - x)
             total[:, :, y : y + rows, x : x + columns] += (fields * weight)[:, :, :rows, :columns]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from atomdiffuser.model.config import MULTIPLE
+from atomdiffuser.model.config import CELL_STRIDE, MULTIPLE
 from atomdiffuser.model.frames import Window
 
 WINDOW_PX = 768
@@ -36,40 +37,34 @@ def plan_tiles(shape: tuple[int, int], window_px: int = WINDOW_PX, overlap_px: i
     ]
 
 
-def blending_weight(tile: Tile, shape: tuple[int, int], stride: int, device: torch.device) -> Tensor:
+def blending_weight(tile: Tile, stride: int, device: torch.device) -> Tensor:
     """(y, x) weight of a window's cells: falls to nothing towards edges that other windows continue."""
-    w = tile.window
-    rows = _ramp(w.y, w.height, shape[0], stride, device)
-    columns = _ramp(w.x, w.width, shape[1], stride, device)
+    w, (y0, y1, x0, x1) = tile.window, tile.core
+    rows = _ramp(w.height, y0 - w.y, w.y + w.height - y1, stride, device)
+    columns = _ramp(w.width, x0 - w.x, w.x + w.width - x1, stride, device)
     return rows[:, None] * columns[None, :]
 
 
 def _spans(extent: int, size: int, overlap: int) -> list[tuple[int, int, int, int]]:
-    """Start, length and core of the windows along one axis."""
+    """Start, length and core of the windows along one axis; the last ends where the padded frame ends, as one window would."""
     padded = _round_up(extent)
     if padded <= size:
         return [(0, padded, 0, padded)]
-    step = size - overlap
-    count = -(-(padded - overlap) // step)
-    half = overlap // 2 // 8 * 8
-    spans = []
-    for k in range(count):
-        start = k * step
-        first = 0 if k == 0 else start + half
-        last = padded if k == count - 1 else start + step + half
-        spans.append((start, size, first, last))
-    return spans
+    count = -(-(padded - overlap) // (size - overlap))
+    starts = [(padded - size) * k // (count - 1) // MULTIPLE * MULTIPLE for k in range(count)]
+    seams = [(start + size + following) // 2 // CELL_STRIDE * CELL_STRIDE for start, following in pairwise(starts)]
+    return [(start, size, first, last) for start, first, last in zip(starts, [0, *seams], [*seams, padded], strict=True)]
 
 
-def _ramp(start: int, length: int, extent: int, stride: int, device: torch.device) -> Tensor:
+def _ramp(length: int, before: int, after: int, stride: int, device: torch.device) -> Tensor:
+    """1 in the core; `before` and `after` are the pixels between a window's ends and its core."""
     position = torch.arange(length // stride, device=device) + 0.5
     weight = torch.ones_like(position)
-    reach = OVERLAP_PX / stride
-    if start > 0:
-        weight = torch.minimum(weight, position / reach)
-    if start + length < extent:
-        weight = torch.minimum(weight, (length / stride - position) / reach)
-    return weight.clamp_min(1e-3) ** 2
+    if before:
+        weight = torch.minimum(weight, position * stride / (2 * before))
+    if after:
+        weight = torch.minimum(weight, (length / stride - position) * stride / (2 * after))
+    return weight.square()
 
 
 def _round_up(size: int) -> int:

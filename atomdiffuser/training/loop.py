@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from atomdiffuser._version import __version__
 from atomdiffuser.errors import SettingsError
+from atomdiffuser.model.network import AtomDiffuser
 from atomdiffuser.training.batches import BatchSource
+from atomdiffuser.training.calibration import sigma_offsets
 from atomdiffuser.training.log import TrainingLog
 from atomdiffuser.training.objectives import build_network, objective_of
 from atomdiffuser.training.settings import TrainSettings
@@ -130,7 +132,12 @@ def train(
     if finished:
         save_checkpoint(place, model, optimizer, average, state, described)
         weights = folder / "weights.safetensors"
-        save_weights(weights, model, average, {**described, "step": state.step, "elapsed_s": round(state.elapsed_s, 1), "validation": log.last("validation")})
+        if isinstance(model, AtomDiffuser):
+            offset = sigma_offsets(_averaged(model, average), settings, device)
+            average.values["decoder.log_sigma_offset"] = offset.to(device)
+            described["log_sigma_offset"] = [round(v, 4) for v in offset.tolist()]
+        ended = {"step": state.step, "elapsed_s": round(state.elapsed_s, 1), "validation": log.last("validation")}
+        save_weights(weights, model, average, {**described, **ended})
     log.plot()
     return TrainResult(state.step, state.total_steps, finished, weights)
 
@@ -186,8 +193,8 @@ def _optimizer(model: nn.Module, settings: TrainSettings, device: torch.device) 
 
 
 def _compile(model: nn.Module) -> None:
-    for name in ("encoder", "decoder", "shift_search"):
-        if (part := getattr(model, name, None)) is not None and name != "shift_search":
+    for name in ("encoder", "decoder"):
+        if (part := getattr(model, name, None)) is not None:
             part.compile(dynamic=False)
 
 

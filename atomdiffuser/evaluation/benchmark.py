@@ -1,0 +1,89 @@
+"""Every method on crystals that training never showed, by fluence, and on pairs to which nothing happened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import pandas as pd
+import torch
+
+from atomdiffuser.evaluation.metrics import pair_errors, summary
+from atomdiffuser.evaluation.methods import Method
+from atomdiffuser.simulation.pairs import PairRanges, simulate_pairs
+
+CRYSTALS = ("LLZO[100]", "LLZO[111]", "SrTiO3", "Si", "graphene", "nanoparticle")
+ELECTRONS = (2.0, 5.0, 20.0, 100.0, 500.0)
+
+
+@dataclass(frozen=True)
+class BenchmarkOptions:
+    """What is simulated.
+
+    Attributes
+    ----------
+    pairs
+        Of each crystal and fluence.
+    largest_loss
+        Damage goes up to this share.
+    """
+
+    shape: tuple[int, int] = (256, 256)
+    pairs: int = 4
+    electrons: tuple[float, ...] = ELECTRONS
+    crystals: tuple[str, ...] = CRYSTALS
+    largest_loss: float = 0.6
+    seed: int = 424242
+    ranges: PairRanges = PairRanges()
+
+
+def by_fluence(
+    methods: dict[str, Method], options: BenchmarkOptions, *, device: torch.device | str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """A row per method, fluence and condition (`damaged`, `undamaged`): errors over all crystals."""
+    rows = []
+    conditions = [(e, c) for e in options.electrons for c in ("damaged", "undamaged")]
+    for done, (electrons, condition) in enumerate(conditions):
+        ranges = replace(
+            options.ranges, electrons=(electrons, electrons), loss=(0.0, options.largest_loss),
+            undamaged=1.0 if condition == "undamaged" else 0.0,
+        )  # fmt: skip
+        n = options.pairs * len(options.crystals)
+        pairs = simulate_pairs(n, options.shape, options.seed + done, device, crystals=options.crystals, ranges=ranges)
+        for name, method in methods.items():
+            numbers = summary(pair_errors(method(pairs), pairs))
+            rows.append({"method": name, "electrons_per_px": electrons, "condition": condition, "pairs": n, **numbers})
+        if progress:
+            progress(done + 1, len(conditions))
+    return pd.DataFrame(rows)
+
+
+def between_frames(
+    model, options: BenchmarkOptions, *, taus: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0), device: torch.device | str = "cpu"
+) -> pd.DataFrame:
+    """The states between two frames against the simulated truth: exponential and linear kinetics, and what was learned."""
+    from atomdiffuser.evaluation.metrics import Answer, judged_masks, map_errors
+
+    ranges = replace(options.ranges, electrons=(20.0, 20.0), loss=(0.2, options.largest_loss), undamaged=0.0)
+    n = options.pairs * len(options.crystals)
+    pairs = simulate_pairs(n, options.shape, options.seed + 777, device, crystals=options.crystals, ranges=ranges)
+    detector = {"dark_level": pairs.dark_level, "gain_e": pairs.gain_e}
+    masks, rows = judged_masks(pairs), []
+    with torch.no_grad():
+        prediction = model(pairs.reference, pairs.moving, **detector)
+        for tau in taus:
+            _, intensity, contrast = pairs.at(torch.full((n,), tau, dtype=torch.float64) * pairs.time)
+            truth = {"intensity": intensity, "contrast": contrast}
+            learned = model(pairs.reference, pairs.moving, tau=tau, drift=prediction.moving_from_reference, **detector)
+            answers = {
+                "exponential": prediction.at(tau), "linear": prediction.at(tau, kinetics="linear"), "learned": learned
+            }
+            for kinetics, answer in answers.items():
+                row = {"tau": tau, "kinetics": kinetics}
+                for name in ("intensity", "contrast"):
+                    value = getattr(answer, name).reshape(truth[name].shape)
+                    errors = map_errors(value, truth[name].float(), masks[name])
+                    row |= {k: v for k, v in summary({f"{name}_rmse": errors["rmse"]}).items() if k.endswith("rmse")}
+                rows.append(row)
+    return pd.DataFrame(rows)
