@@ -62,6 +62,11 @@ def align_frame(
     y, x = affine_coordinates(torch.as_tensor(frame_from_reference)[None] @ to_reference, grid.shape)
     height, width = frame.shape
     inside = (y >= 0) & (y <= height - 1) & (x >= 0) & (x <= width - 1)
+    dead = ~torch.isfinite(image)
+    if bool(dead.any()):  # as zeros they would pass for counts, as they are they would spread through the spline
+        touched = sample_nearest if interpolation == "nearest" else sample_linear
+        inside &= touched(dead.float(), y, x) <= 1e-3
+        image = torch.where(dead, image[~dead].mean() if bool((~dead).any()) else 0.0, image)
     return torch.where(inside, _sample(image, y, x, interpolation), torch.nan)[0].numpy()
 
 

@@ -52,7 +52,7 @@ def smooth(images: Tensor, sigma_px: float) -> Tensor:
     """Gaussian blur of (n, Y, X) with mirrored edges; wide blurs run on a coarser grid."""
     factor = int(sigma_px // 6)
     if factor <= 1 or min(images.shape[-2:]) < 8 * factor:
-        kernel = gaussian_kernel(min(sigma_px, min(images.shape[-2:]) / 4))
+        kernel = gaussian_kernel(sigma_px)
         return filter_separable(images, kernel, kernel)
     shape = images.shape[-2:]
     padded = _pad_to_multiple(images, factor)
@@ -101,8 +101,12 @@ def sample_linear(images: Tensor, y: Tensor, x: Tensor) -> Tensor:
 
 
 def sample_nearest(images: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """Value of the nearest pixel of (n, Y, X) at (n, Y', X') positions; zero outside."""
-    return _bilinear(images, y.round(), x.round())
+    """Value of the nearest pixel of (n, Y, X) at (n, Y', X') positions, unchanged; zero outside."""
+    height, width = images.shape[-2:]
+    rows, columns = y.round().long(), x.round().long()
+    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    flat = (rows.clamp(0, height - 1) * width + columns.clamp(0, width - 1)).flatten(1)
+    return torch.where(inside, images.flatten(1).gather(1, flat).reshape(y.shape), 0.0)
 
 
 def _pair_lookups(position: Tensor) -> tuple[Tensor, Tensor, Tensor]:

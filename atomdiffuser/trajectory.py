@@ -42,7 +42,7 @@ class Trajectory:
     connected
         (t,) bool.
     pair_residual_px
-        (m,) misfit of each pair against the trajectory, RMS over the frame [px].
+        (m,) misfit of each pair against the trajectory, RMS over the frame [px]; NaN where there is none.
     pair_accepted
         (m,) bool; False for pairs that contradict the others.
     """
@@ -91,6 +91,7 @@ def solve_trajectory(
         usable = accepted & connected[pairs].all(axis=1)
         frames = _gauss_newton(frames, pairs, measured, information, usable, connected, origin)
         residual_px, residual_sigma = _misfit(frames, pairs, measured, information, shape)
+        residual_px[~connected[pairs].all(axis=1)] = np.nan
         outlying = usable & (residual_sigma > OUTLIER_SIGMAS) & (residual_px > OUTLIER_PX)
         if not outlying.any():
             break
@@ -207,17 +208,23 @@ def _misfit(frames, pairs, measured, information, shape) -> tuple[np.ndarray, np
 
 
 def _frame_variances(n_frames: int, pairs: np.ndarray, pair_variance: np.ndarray) -> np.ndarray:
-    """Non-negative v with v_i + v_j ≈ variance of pair (i, j), pulled weakly towards half the median pair."""
+    """Non-negative v with v_i + v_j ≈ variance of pair (i, j), pulled weakly towards half of the frame's best pair.
+
+    Misfits count as shares of each pair's variance, or a few poor pairs would leave nothing for the good frames.
+    """
     if len(pairs) == 0:
         return np.full(n_frames, np.nan)
-    scale = np.median(pair_variance)
-    m = len(pairs)
+    m, weak = len(pairs), 0.1
+    best = np.full(n_frames, np.inf)
+    np.minimum.at(best, pairs.ravel(), np.repeat(pair_variance, 2))
+    best = np.where(np.isfinite(best), best, np.median(pair_variance))
     rows = np.concatenate([np.arange(m), np.arange(m), m + np.arange(n_frames)])
     columns = np.concatenate([pairs[:, 0], pairs[:, 1], np.arange(n_frames)])
-    entries = np.concatenate([np.ones(2 * m), np.full(n_frames, 0.05)])
-    right = np.concatenate([pair_variance / scale, np.full(n_frames, 0.05 / 2)])
+    entries = np.concatenate([1 / pair_variance, 1 / pair_variance, 2 * weak / best])
+    right = np.concatenate([np.ones(m), np.full(n_frames, weak)])
     matrix = scipy.sparse.csr_matrix((entries, (rows, columns)), shape=(m + n_frames, n_frames))
-    return scipy.optimize.lsq_linear(matrix, right, bounds=(0, np.inf), tol=1e-10).x * scale
+    scale = float(np.median(pair_variance))  # unknowns of order one
+    return scipy.optimize.lsq_linear(matrix * scale, right, bounds=(0, np.inf), tol=1e-10).x * scale
 
 
 def _closure(n_frames: int, pairs: np.ndarray, residual_px: np.ndarray, usable: np.ndarray) -> np.ndarray:

@@ -93,7 +93,6 @@ def test_smoothing_keeps_the_mean_level_of_odd_frames() -> None:
     assert torch.allclose(ip.smooth(torch.full((1, 131, 157), 7.0), 15.0), torch.full((1, 131, 157), 7.0), atol=1e-4)
 
 
-@pytest.mark.xfail(strict=True, reason="smooth() silently caps σ at a quarter of the shorter side; map σ counts on the full width")
 def test_smoothing_a_small_grid_is_as_wide_as_asked(rng) -> None:
     image = rng.normal(0, 1, (1, 24, 32))  # the cells of a 96 × 128 frame
     plain = scipy.ndimage.gaussian_filter(image, (0, 8, 8), mode="reflect", truncate=5)

@@ -57,7 +57,6 @@ def test_signature_of_estimate_pairs() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.xfail(strict=True, reason="estimate_pairs takes no time, so that tau is tied to nothing")
 def test_estimate_pairs_takes_times() -> None:
     assert defaults(atomdiffuser.estimate_pairs).get("time", "missing") is None
 

@@ -4,14 +4,16 @@ On a lattice a pair has several good fits, a lattice vector apart. They differ w
 r be the residual of a fit in units of its own noise (a candidate that meets a darker, so quieter, or more decayed
 part of the moving frame must gain nothing by that). For two fits a and b the statistic Δ = Σ (r_b² − r_a²) has
 expectation ±Σ d² (d = r_b − r_a without its noise) and standard deviation s = 2·√(dᵀ V d), V the correlation of the
-filtered noise. A test between two Gaussians at ±m with deviation s has log odds 2mΔ/s²; with m estimated by |Δ| this
-gives 2Δ²/s².
+filtered noise. A test between two Gaussians at ±m with deviation s has log odds 2mΔ/s²; with m² estimated by Δ² − s²
+(1 + log k) nothing is read into a difference that noise explains, among k candidates.
 
 Residuals are freed of their local mean first: decay that the smooth fields cannot follow (a receding edge) must not
 decide where the lattice lies. What misfit remains beyond noise widens s.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -49,7 +51,8 @@ def log_odds(fits: PairFit, count: int, scales: ImageScales) -> Tensor:
     noise = lattice_noise_energy(scales) * common.sum((-2, -1)).double()
     scatter = (common * residual[:, :1] ** 2).sum((-2, -1)).double() / noise.clamp_min(1e-30)
     spread = spread * scatter.clamp_min(1.0)
-    odds = -2 * excess * excess.abs() / spread.clamp_min(1e-30)
+    expected = (excess**2 - (1 + math.log(count)) * spread).clamp_min(0).sqrt()
+    odds = -2 * expected * excess / spread.clamp_min(1e-30)
     odds[:, 0] = 0.0
     return torch.where(common.sum((-2, -1)) > 0, odds, -torch.inf)
 

@@ -24,10 +24,12 @@ MAP_STRIDE = DecaySettings.map_stride
 class PairStates:
     """States between the two frames of each pair: affines (m, n, 3, 3) and maps (m, n, Y, X) at m values of τ.
 
-    They are interpolated, not measured.
+    They are interpolated, not measured. `time` (m, n) is what τ stands for, in the unit that the pairs' times were
+    given in; None when they were not.
     """
 
     tau: np.ndarray
+    time: np.ndarray | None
     moving_from_reference: np.ndarray
     intensity: np.ndarray | None
     contrast: np.ndarray | None
@@ -51,6 +53,8 @@ class PairEstimates:
         (n,) that a lattice-equivalent drift is the right one.
     valid, reason
         Which pairs succeeded, and why the others did not.
+    time
+        (n, 2) time or fluence of the reference and of the moving frame, as given; None when not.
     """
 
     moving_from_reference: np.ndarray
@@ -63,6 +67,7 @@ class PairEstimates:
     hop_probability: np.ndarray
     valid: np.ndarray
     reason: list[str]
+    time: np.ndarray | None = None
 
     def at(self, tau: float | np.ndarray) -> PairStates:
         """States at τ in [0, 1]: the geodesic exp(τ·log A), and maps raised to the power τ (exponential kinetics).
@@ -75,10 +80,15 @@ class PairEstimates:
         affines = torch.as_tensor(self.moving_from_reference)
         motion = geometry.geodesic(affines[None], torch.as_tensor(tau)[:, None].expand(-1, len(affines))).numpy()
         motion[tau == 0] = np.where(self.valid[:, None, None], np.eye(3), np.nan)
-        power = lambda m: (
-            None if m is None else np.clip(m, 0, None)[None] ** tau[:, None, None, None].astype(np.float32)
-        )
-        return PairStates(tau, motion, power(self.intensity), power(self.contrast))
+        exponent = tau[:, None, None, None].astype(np.float32)
+
+        def power(values: np.ndarray | None) -> np.ndarray | None:
+            if values is None:
+                return None
+            return np.where(np.isnan(values), np.float32(np.nan), np.clip(values, 0, None)[None] ** exponent)
+
+        time = None if self.time is None else self.time[:, 0] + tau[:, None] * (self.time[:, 1] - self.time[:, 0])
+        return PairStates(tau, time, motion, power(self.intensity), power(self.contrast))
 
 
 @dataclass(frozen=True)
@@ -117,6 +127,7 @@ def estimate_pairs(
     *,
     dark_level: float = 0.0,
     gain_e: float | None = 1.0,
+    time: np.ndarray | None = None,
     device: str = "auto",
     maps: bool = True,
     max_drift_px: float | None = None,
@@ -131,6 +142,9 @@ def estimate_pairs(
         Counts without beam.
     gain_e
         Electrons per count; None estimates the noise from the frames.
+    time
+        (n, 2), or (2,) for one pair: time or fluence of the reference and of the moving frame; gives the states of
+        `PairEstimates.at` their place.
     device
         "auto", "cpu" or "cuda".
     maps
@@ -141,7 +155,7 @@ def estimate_pairs(
     Raises
     ------
     ShapeError
-        When the two stacks differ in shape.
+        When the two stacks differ in shape, or the times do not fit to them.
     """
     reference, moving = (np.asarray(a)[None] if np.ndim(a) == 2 else np.asarray(a) for a in (reference, moving))
     if reference.shape != moving.shape or reference.ndim != 3:
@@ -157,7 +171,10 @@ def estimate_pairs(
         scales=source.scales,
         max_shift_px=max_drift_px or RegisterSettings.max_drift_fraction * min(shape),
     )
-    results = _empty(n, shape, maps)
+    times = None if time is None else np.asarray(time, dtype=float).reshape(-1, 2)
+    if times is not None and len(times) != n:
+        raise ShapeError(f"time has shape {np.shape(time)}, expected ({n}, 2): reference and moving of each pair")
+    results = _empty(n, shape, maps, times)
     for k in range(n):
         blank = source.unusable.get(2 * k) or source.unusable.get(2 * k + 1)
         if blank:
@@ -251,7 +268,7 @@ class _Interleaved:
         return self.stacks[index % 2][index // 2]
 
 
-def _empty(n: int, shape: tuple[int, ...], maps: bool) -> PairEstimates:
+def _empty(n: int, shape: tuple[int, ...], maps: bool, time: np.ndarray | None) -> PairEstimates:
     image = lambda: np.full((n, *shape), np.nan, np.float32) if maps else None
     return PairEstimates(
         np.full((n, 3, 3), np.nan),
@@ -264,4 +281,5 @@ def _empty(n: int, shape: tuple[int, ...], maps: bool) -> PairEstimates:
         np.full(n, np.nan),
         np.zeros(n, bool),
         [""] * n,
+        time,
     )

@@ -72,6 +72,8 @@ def estimate_drift(
         shape=source.shape,
         origin=origin,
     )
+    if not source.usable:
+        solved = _nothing_known(solved)
     refined = refine_trajectory(
         source,
         solved.frame_from_reference,
@@ -129,12 +131,22 @@ def _between(chain: Tensor, i: int, j: int) -> Tensor:
     return chain[j] @ geometry.invert(chain[i])
 
 
+def _nothing_known(solved: Trajectory) -> Trajectory:
+    """Without any usable frame there is no reference either."""
+    return replace(
+        solved,
+        frame_from_reference=torch.full_like(solved.frame_from_reference, torch.nan),
+        displacement_sigma_px=np.full_like(solved.displacement_sigma_px, np.nan),
+        connected=np.zeros_like(solved.connected),
+    )
+
+
 def _with_refined(solved: Trajectory, refined: Refined, origin: int) -> Trajectory:
     """The refined affines with their σ: v_0 + v_k, each frame's own error against the sample."""
     own = refined.frame_sigma_px
     sigma = np.hypot(own, own[origin])
     sigma = np.where(np.isfinite(sigma), sigma, solved.displacement_sigma_px)
-    sigma[origin] = 0.0
+    sigma[origin] = 0.0 if solved.connected[origin] else np.nan
     return replace(solved, frame_from_reference=refined.frame_from_reference, displacement_sigma_px=sigma)
 
 

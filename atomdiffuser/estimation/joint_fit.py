@@ -96,10 +96,12 @@ def fit_pairs(
     fields = torch.ones(n, 2, nodes, nodes, dtype=torch.float64, device=problem.device)
     converged = torch.zeros(n, dtype=torch.bool, device=problem.device)
     active = torch.arange(n, device=problem.device)
+    stride = _Stride(n, problem.device)
     for _ in range(max_iterations):
         step, new_fields = problem.at(active).solve(affine[active], fields[active])
         size = geometry.displacement_rms_px(geometry.exp_affine(step), torch.eye(3, device=step.device), problem.shape)
-        step = step * (LARGEST_STEP_PX / size.clamp_min(LARGEST_STEP_PX))[:, None]
+        step = step * stride.next(active, step)[:, None]
+        step = step * (LARGEST_STEP_PX / (size * stride.factor[active]).clamp_min(LARGEST_STEP_PX))[:, None]
         affine[active] = affine[active] @ geometry.exp_affine(step)
         fields[active] = new_fields
         finished = size < tolerance_px
@@ -108,6 +110,26 @@ def fit_pairs(
         if active.numel() == 0:
             break
     return problem.summarise(affine, fields, converged, covariance)
+
+
+class _Stride:
+    """How far to go along each pair's step: further while steps agree, shorter where they go back and forth.
+
+    At few counts the normal matrix is a poor guess of the curvature, and plain steps creep or swing.
+    """
+
+    def __init__(self, n: int, device: torch.device):
+        self.factor = torch.ones(n, dtype=torch.float64, device=device)
+        self._last = torch.zeros(n, 6, dtype=torch.float64, device=device)
+
+    def next(self, active: Tensor, step: Tensor) -> Tensor:
+        last = self._last[active]
+        agreement = (step * last).sum(1) / (step.norm(dim=1) * last.norm(dim=1)).clamp_min(1e-30)
+        factor = self.factor[active]
+        factor = torch.where(agreement > 0.5, (1.4 * factor).clamp_max(2.5), factor)
+        self.factor[active] = torch.where(agreement < -0.3, 0.5 * factor.clamp_max(1.0), factor)
+        self._last[active] = step
+        return self.factor[active]
 
 
 class _Problem:

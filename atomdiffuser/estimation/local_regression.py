@@ -2,14 +2,14 @@
 
 In a Gaussian window around each point,
 
-    intensity  μ = ⟨moving⟩ / ⟨reference⟩
+    intensity  μ = ⟨moving − κ·l_reference⟩ / ⟨reference − l_reference⟩
     contrast   κ = ⟨l_moving·l_reference⟩ / (⟨l_reference²⟩ − noise)
 
-with l the matched-filtered frame less its local mean. The subtraction corrects the slope for the noise in the reference
-(errors in variables; Fuller, Measurement Error Models, 1987, eq. 1.2.3), which would bias it low.
+with l the matched-filtered frame less its local mean. In the slope the noise of the reference is subtracted (errors in
+variables; Fuller, Measurement Error Models, 1987, eq. 1.2.3), which would bias it low.
 
 The window's width is chosen per pair and witness by an unbiased estimate of the risk: the difference to the narrowest
-window measures the bias, less what its noise explains (Mallows' C_p).
+window measures the bias, less what its noise explains (Mallows' C_p), and bias grows with the square of the width.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from atomdiffuser.estimation.spectrum import ImageScales, lattice_noise_energy
 from atomdiffuser.interpolation import affine_coordinates, filter_separable, gaussian_kernel, sample_spline, smooth
 
 BANDWIDTHS_PX = (8.0, 11.0, 16.0, 22.0, 32.0, 45.0, 64.0, 90.0, 128.0)
+LOCAL_BIAS_WINDOWS = 2.5  # a local bias is judged over this many times the narrowest window
 LARGEST_SIGMA = 1.0  # a map value less certain than this is not given
 
 
@@ -70,8 +71,8 @@ def estimate_decay_maps(
     limit = max(smallest, min(reference.shape) / 3)
     widths = [bandwidth_px] if bandwidth_px else [w for w in (smallest, *BANDWIDTHS_PX) if smallest <= w <= limit]
     widths = sorted(set(widths))
-    intensity = _choose([_intensity(cells, w, stride) for w in widths], widths)
-    contrast = _choose([_contrast(cells, w, stride) for w in widths], widths)
+    contrast = _choose([_contrast(cells, w, stride) for w in widths], widths, stride)
+    intensity = _choose([_intensity(cells, contrast.value, w, stride) for w in widths], widths, stride)
     return DecayMaps(
         *(torch.where(cells.coverage > 0, v, torch.nan) for v in (intensity.value, contrast.value)),
         *(torch.where(cells.coverage > 0, v, torch.nan) for v in (intensity.variance.sqrt(), contrast.variance.sqrt())),
@@ -99,6 +100,7 @@ class _Cells:
     coverage: Tensor
     moving: Tensor
     reference: Tensor
+    lattice: Tensor
     cross: Tensor
     square: Tensor
     moving_noise: Tensor
@@ -138,6 +140,7 @@ def _cell_statistics(reference, moving, affine, noise, scales, stride) -> _Cells
         coverage=_pool(inside, stride),
         moving=pool(warped),
         reference=pool(filtered),
+        lattice=pool(reference.lattice),
         cross=pool(lattice_moving * lattice_reference),
         square=pool(lattice_reference**2),
         moving_noise=pool(noise_moving),
@@ -148,11 +151,16 @@ def _cell_statistics(reference, moving, affine, noise, scales, stride) -> _Cells
     )
 
 
-def _intensity(c: _Cells, width: float, stride: int) -> _Estimate:
-    moving, reference = _window(c.moving, width, stride), _window(c.reference, width, stride)
+def _intensity(c: _Cells, contrast: Tensor, width: float, stride: int) -> _Estimate:
+    """Ratio of local means; windows that cut through unit cells see some lattice, which fades by itself."""
+    moving, reference, lattice = (_window(v, width, stride) for v in (c.moving, c.reference, c.lattice))
+    fading = torch.where(torch.isfinite(contrast), contrast, moving / reference.clamp_min(1e-12))
+    moving, reference = moving - fading * lattice, reference - lattice
     value = moving / reference.clamp_min(1e-12)
-    noise = _window(c.moving_noise, width, stride) + value**2 * _window(c.reference_noise, width, stride)
-    variance = noise * _window_energy(width) / reference.clamp_min(1e-12) ** 2
+    noise = _window_variance(c.moving_noise, width, stride) + value**2 * _window_variance(
+        c.reference_noise, width, stride
+    )
+    variance = noise / reference.clamp_min(1e-12) ** 2
     return _identifiable(value, variance, reference > 0, width)
 
 
@@ -160,8 +168,10 @@ def _contrast(c: _Cells, width: float, stride: int) -> _Estimate:
     cross, square = _window(c.cross, width, stride), _window(c.square, width, stride)
     signal = square - _window(c.lattice_noise, width, stride)
     value = cross / signal.clamp_min(1e-12)
-    noise = _window(c.moving_at_structure, width, stride) + value**2 * _window(c.reference_at_structure, width, stride)
-    variance = noise * _window_energy(width) / signal.clamp_min(1e-12) ** 2
+    noise = _window_variance(c.moving_at_structure, width, stride) + value**2 * _window_variance(
+        c.reference_at_structure, width, stride
+    )
+    variance = noise / signal.clamp_min(1e-12) ** 2
     return _identifiable(value, variance, signal > 0, width)
 
 
@@ -171,8 +181,8 @@ def _identifiable(value: Tensor, variance: Tensor, possible: Tensor, width: floa
     return _Estimate(torch.where(good, value, torch.nan), torch.where(good, variance, torch.nan), bandwidth)
 
 
-def _choose(estimates: list[_Estimate], widths: list[float]) -> _Estimate:
-    """The width of least estimated risk, pair by pair; the bias that it estimates is added to the variance."""
+def _choose(estimates: list[_Estimate], widths: list[float], stride: int) -> _Estimate:
+    """The width of least estimated risk, pair by pair; the bias that shows is added to the variance, where it shows."""
     pivot, narrow = estimates[0], widths[0]
     precision = 1 / pivot.variance  # NaN where not identifiable
     mean = lambda image: (
@@ -180,21 +190,42 @@ def _choose(estimates: list[_Estimate], widths: list[float]) -> _Estimate:
         / torch.nansum(torch.where(torch.isfinite(image), precision, torch.nan), dim=(1, 2)).clamp_min(1e-30)
     )
     per_energy = pivot.variance / _window_energy(narrow)
-    biases, risks = [], []
-    for estimate, width in zip(estimates, widths, strict=True):
+    excesses, noises = [], []
+    for estimate, width in zip(estimates[1:], widths[1:], strict=True):
         shared = 1 / (2 * math.pi * (width**2 + narrow**2))
-        explained = per_energy * (_window_energy(width) + _window_energy(narrow) - 2 * shared)
-        biases.append(mean((estimate.value - pivot.value) ** 2 - explained))
-        risks.append(biases[-1] + mean(per_energy * _window_energy(width)))
+        noise = per_energy * (_window_energy(width) + _window_energy(narrow) - 2 * shared)
+        # Bias grows with the square of the width, in the pivot too: what differs is the share above the pivot's.
+        whole = (width**2 / (width**2 - narrow**2)) ** 2
+        excesses.append(whole * ((estimate.value - pivot.value) ** 2 - noise))
+        noises.append(whole * noise)
+    share = (narrow / widths[1]) ** 4 if len(widths) > 1 else 0.0
+    excesses.insert(0, share * excesses[0] if excesses else torch.zeros_like(pivot.value))
+    noises.insert(0, share * noises[0] if noises else torch.zeros_like(pivot.value))
+    risks = [mean(e) + mean(per_energy * _window_energy(w)) for e, w in zip(excesses, widths, strict=True)]
     best = torch.stack(risks).argmin(0)
     rows = torch.arange(len(best), device=best.device)
-    pick = lambda field: torch.stack([getattr(e, field) for e in estimates])[best, rows]
-    bias = torch.stack(biases)[best, rows].clamp_min(0)
-    return _Estimate(pick("value"), pick("variance") + bias[:, None, None], pick("bandwidth_px"))
+    pick = lambda fields: torch.stack(fields)[best, rows]
+    excess, noise = pick(excesses), pick(noises)
+    local_width = LOCAL_BIAS_WINDOWS * narrow
+    weight = _window(torch.isfinite(excess).float(), local_width, stride).clamp_min(1e-3)
+    around = lambda image: _window(torch.nan_to_num(image), local_width, stride) / weight
+    chance = around(noise) / LOCAL_BIAS_WINDOWS  # scatter of the local mean of squares where noise alone is at work
+    bias = torch.maximum(mean(excess)[:, None, None], around(excess) - chance).clamp_min(0)
+    variance = pick([e.variance for e in estimates]) + bias
+    return _Estimate(pick([e.value for e in estimates]), variance, pick([e.bandwidth_px for e in estimates]))
 
 
 def _window(cells: Tensor, width: float, stride: int) -> Tensor:
-    return smooth(cells, width / stride)
+    """Gaussian-weighted sums over the cells around each cell; nothing lies beyond the frame."""
+    sigma = width / stride
+    reach = math.ceil(4 * sigma) + 1
+    inner = (..., slice(reach, -reach), slice(reach, -reach))
+    return smooth(F.pad(cells, (reach,) * 4), sigma)[inner]
+
+
+def _window_variance(cells: Tensor, width: float, stride: int) -> Tensor:
+    """What a window leaves of the variance of cells: sums with the squares of its weights."""
+    return _window_energy(width) * _window(cells, width / math.sqrt(2), stride)
 
 
 def _window_energy(width: float) -> float:

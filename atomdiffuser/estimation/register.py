@@ -20,7 +20,6 @@ BRIEF_ITERATIONS = 4
 CORRELATION_SLACK = 0.25  # a peak this much lower than the best is not a lattice alternative
 MIN_CORRELATION_SIGMAS = 5.0
 SMALLEST_FIELD_PX = 24
-EXPECTED_SHARE_OF_MAX_SHIFT = 3.0
 
 
 @dataclass(frozen=True)
@@ -92,8 +91,8 @@ def register_unknown(
 ) -> PairRegistration:
     """Register pairs of which nothing is known: correlation peaks, a fit from each, the likeliest wins.
 
-    `drift_scale_px` is the typical drift between the frames where it is known (else a third of the longest allowed);
-    among fits that the images cannot tell apart it favours the shorter drift.
+    `drift_scale_px` is the typical drift between the frames where it is known; among fits that the images cannot tell
+    apart the shorter drift is favoured (see `_expectation`).
     """
     period = options.scales.period_px or 4 * options.scales.base_px
     shifts, peak = correlation_peaks(
@@ -116,8 +115,8 @@ def register_unknown(
     fits = options.fit(reference.select(repeat), moving.select(repeat), starts.flatten(0, 1), brief=True)
     affines = fits.moving_from_reference.unflatten(0, (n, count))
     odds = torch.where(plausible, log_odds(fits, count, options.scales), -torch.inf)
-    scale = drift_scale_px or options.max_shift_px / EXPECTED_SHARE_OF_MAX_SHIFT
-    odds = odds - geometry.drift_at_centre(affines, reference.shape).square().sum(-1) / (2 * scale**2)
+    drift = geometry.drift_at_centre(affines, reference.shape).norm(dim=-1)
+    odds = odds + _expectation(drift, drift_scale_px, options.scales.period_px, options.max_shift_px)
     distinct = _merge_equal(odds, affines, reference.shape, 0.25 * period)
     chosen = distinct.argmax(1)
     final = options.fit(reference, moving, affines[torch.arange(n, device=chosen.device), chosen])
@@ -130,6 +129,18 @@ def register_from(
     """Register pairs from known starting affines (n, 3, 3)."""
     fits = options.fit(reference, moving, start)
     return _verdict(fits, torch.full_like(fits.overlap, torch.nan), options, reference.shape)
+
+
+def _expectation(drift_px: Tensor, scale_px: float | None, period_px: float | None, max_shift_px: float) -> Tensor:
+    """Log odds of drifts before the images are asked.
+
+    Where the scale is known, Gaussian. Else short drifts are likelier, with a tail that a few good features overcome:
+    on a perfect lattice the short way is taken.
+    """
+    if scale_px is not None:
+        return -(drift_px**2) / (2 * scale_px**2)
+    usual = period_px / 2 if period_px else max_shift_px / 3
+    return -1.5 * torch.log1p((drift_px / usual) ** 2)
 
 
 def _merge_equal(odds: Tensor, affines: Tensor, shape: tuple[int, int], distance_px: float) -> Tensor:

@@ -11,10 +11,12 @@ from torch import Tensor
 
 FILTER_CANDIDATES_PX = (0.8, 1.0, 1.3, 1.6, 2.0, 2.5, 3.2, 4.0, 5.0)
 WINDOW_PX = 256
+SMALLEST_WINDOW_PX = 96
 WINDOWS_PER_AXIS = 5
 LOWEST_BIN = 4
 PEAK_OVER_SURROUNDINGS = 20.0
-PEAK_SHARE_OF_STRONGEST = 0.05
+PEAK_SHARE_OF_STRONGEST = 0.02
+REPEATS = 0.6  # correlation with itself one period away, that a lattice reaches and speckle does not
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ def mean_power(frames: Tensor) -> tuple[Tensor, Tensor, float]:
     fx = torch.fft.rfftfreq(shape[1], device=frames.device)
     frequency = torch.hypot(fy[:, None], fx[None, :])
     corners = (fy.abs()[:, None] > 0.4) & (fx[None, :] > 0.4)
-    floor = float(power[corners].median()) / math.log(2) if frames.shape[0] == 1 else float(power[corners].median())
+    below_mean = (1 - 1 / (9 * frames.shape[0])) ** 3  # median of n averaged exponentials (Wilson & Hilferty, 1931)
+    floor = float(power[corners].median()) / below_mean
     return power, frequency, floor
 
 
@@ -90,13 +93,22 @@ def lattice_period(frames: Tensor) -> float | None:
     """Largest lattice period in frames (n, Y, X) [px]; None without a lattice.
 
     Looks at windows of the field one by one: edges and amorphous areas spoil only the windows they are in. A window
-    shows a lattice when its spectrum has isolated peaks in two directions (an edge has one).
+    shows a lattice when its spectrum has isolated peaks in two directions (an edge has one), and the field does when
+    its windows agree (amorphous speckle peaks elsewhere in each).
     """
-    size = min(WINDOW_PX, min(frames.shape[-2:]) // 2)
+    shorter = min(frames.shape[-2:])
+    size = (
+        min(WINDOW_PX, max(shorter // 2, min(shorter, SMALLEST_WINDOW_PX))) // 2 * 2
+    )  # even, so that both halves of a spectrum match
     if size < 4 * LOWEST_BIN:
         return None
-    periods = [p for corner in _window_corners(frames.shape[-2:], size) if (p := _window_period(frames, corner, size))]
-    return float(torch.tensor(periods).median()) if periods else None
+    corners = _window_corners(frames.shape[-2:], size)
+    periods = torch.tensor([p for corner in corners if (p := _window_period(frames, corner, size))])
+    if len(periods) == 0:
+        return None
+    agree = (periods / periods.median() - 1).abs() < 0.1
+    enough = max(min(2, len(corners)), math.ceil(len(periods) / 2))
+    return float(periods[agree].median()) if int(agree.sum()) >= enough else None
 
 
 def _window_corners(shape: tuple[int, int], size: int) -> list[tuple[int, int]]:
@@ -130,4 +142,19 @@ def _window_period(frames: Tensor, corner: tuple[int, int], size: int) -> float 
     apart = (angle - angle[strength.argmax()]).sin().abs()
     if not bool((apart > 0.3).any()):
         return None
-    return 1.0 / float(length.min())
+    period = 1.0 / float(length.min())
+    structure = torch.where(frequency >= LOWEST_BIN / size / 2, power - floor, torch.zeros_like(power))
+    return period if _repeats(structure, 1.0 / float(length.max())) else None
+
+
+def _repeats(structure: Tensor, shortest_px: float) -> bool:
+    """Whether an image looks like itself elsewhere, from its power spectrum (size, size) under a Hann window."""
+    size = structure.shape[0]
+    window = torch.hann_window(size, device=structure.device)
+    own = torch.fft.ifft2(torch.fft.fft2(window[:, None] * window).abs() ** 2).real
+    correlation = torch.fft.ifft2(structure).real
+    correlation = (correlation / correlation[0, 0]) / (own / own[0, 0]).clamp_min(0.2)
+    lag = torch.fft.fftfreq(size, 1 / size, device=structure.device)
+    distance = torch.hypot(lag[:, None], lag[None, :])
+    away = (distance >= 0.8 * shortest_px) & (distance <= size / 4)
+    return bool(correlation[away].max() > REPEATS)
