@@ -1,0 +1,238 @@
+"""Damage of regions measured on raw pixels: known ratios, σ from the counts, and what a frame adds to its own template."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from measured_pairs import CPU, rms, series, source
+
+from atomdiffuser import geometry as g
+from atomdiffuser.config import DamageSettings
+from atomdiffuser.damage import observables as observables_module
+from atomdiffuser.damage.analysis import fit_critical_fluence, measure_damage
+from atomdiffuser.damage.observables import measure_frame
+from atomdiffuser.damage.regions import grid_regions
+from atomdiffuser.damage.template import make_template
+from atomdiffuser.estimation.frame_source import FrameSource
+from atomdiffuser.estimation.template import sum_template
+
+SHAPE = (112, 150)
+N = 7
+SETTINGS = DamageSettings()
+REGIONS = grid_regions(SHAPE, (2, 3))
+
+
+@cache
+def simulated(seed: int = 3, **options):
+    default = dict(n_frames=N, shape=SHAPE, critical_fluence=10000.0, witness="both", seed=seed)
+    return series(**{**default, **options})
+
+
+def measured(s, affines=None, valid=None, **settings) -> pd.DataFrame:
+    affines = s.frame_from_reference if affines is None else affines
+    valid = np.ones(len(affines), bool) if valid is None else valid
+    return measure_damage(source(s), affines, valid, 0, REGIONS, DamageSettings(**settings))
+
+
+def values(table: pd.DataFrame, column: str) -> np.ndarray:
+    """(t, regions)"""
+    return table[column].to_numpy(float).reshape(-1, len(REGIONS.regions))
+
+
+@pytest.mark.parametrize(("witness", "both"), [("both", True), ("contrast", False)])
+def test_uniform_loss_is_recovered_in_every_region(witness, both) -> None:
+    """The last frame has lost 45 %; 'nothing happened' errs by as much."""
+    s = simulated(witness=witness)
+    table = measured(s)
+    true = s.contrast.mean((1, 2))[:, None]
+    contrast, intensity = values(table, "contrast"), values(table, "intensity")
+    assert rms(contrast - true) < 0.03 and rms(1 - true) > 0.25
+    assert rms(intensity - (true if both else 1)) < 0.01
+    assert rms(contrast[:, 0] - true[:, 0]) < 0.02  # the whole field is the surest
+
+
+STILL = dict(drift_px_per_frame=0.0, random_walk_px=0.0)
+
+
+def test_sigma_is_that_of_the_counts() -> None:
+    """z over regions, frames and series; the reference frame is exact by definition."""
+    z = {"intensity": [], "contrast": []}
+    for seed in range(4):
+        table = measured(simulated(seed, damage="none", **STILL))
+        for name, found in z.items():
+            found.append((values(table, name) - 1)[1:] / values(table, f"{name}_sigma")[1:])
+        assert np.all(values(table, "contrast_sigma")[0] == 0) and np.all(values(table, "contrast")[0] == 1)
+    assert 0.75 < rms(np.stack(z["contrast"])) < 1.4 and 0.75 < rms(np.stack(z["intensity"])) < 1.4
+
+
+@pytest.mark.xfail(strict=True, reason="where fewer frames looked the template is another mixture of intact and damaged lattice")
+def test_drift_does_not_bias_the_contrast() -> None:
+    """Bright frames that drift by 18 px in all: contrast is off by up to 4 %, ten times σ."""
+    error, sigma = [], []
+    for seed in range(3):
+        s = simulated(seed, witness="contrast", drift_px_per_frame=3.0, electrons_per_px=1000.0)
+        table = measured(s)
+        error.append((values(table, "contrast") - s.contrast.mean((1, 2))[:, None])[1:, 0])
+        sigma.append(values(table, "contrast_sigma")[1:, 0])
+    assert rms(error) < max(0.008, 2 * rms(sigma))
+
+
+def test_intervals_are_two_sided_95_percent() -> None:
+    table = measured(simulated())
+    for name in ("intensity", "contrast"):
+        half = (table[f"{name}_hi95"] - table[f"{name}_lo95"]) / 2
+        assert np.allclose(half, 1.959964 * table[f"{name}_sigma"])
+
+
+def local_loss() -> tuple[np.ndarray, np.ndarray]:
+    """Contrast of the last frame by region: found, and true as the amplitude that is left of the first frame's."""
+    s = simulated(damage="perlin", critical_fluence=15000.0, electrons_per_px=500.0, **STILL)
+    at_first = np.exp(-2000 / s.critical_fluence_map) * s.lattice_amplitude**2
+    true = []
+    for region in REGIONS.regions[1:]:
+        y0, x0, y1, x1 = region.bounds_px
+        box = (slice(y0, y1), slice(x0, x1))
+        true.append(np.average(s.contrast[-1][box], weights=at_first[box]))
+    return values(measured(s), "contrast")[-1, 1:], np.array(true)
+
+
+def test_local_loss_shows_in_its_region() -> None:
+    found, true = local_loss()
+    assert np.ptp(true) > 0.2 and np.corrcoef(found, true)[0, 1] > 0.9
+    assert np.argmax(found) == np.argmax(true) == 1
+
+
+@pytest.mark.xfail(strict=True, reason="pixels on slopes of the local mean are left out: half of a region, and its damaged half")
+def test_local_loss_has_its_size() -> None:
+    """0.86 is found where 0.68 is true, with a σ of 0.01."""
+    found, true = local_loss()
+    assert np.abs(found - true).max() < 0.08
+
+
+def test_gain_of_a_frame_goes_into_the_signal_alone_as_a_ratio() -> None:
+    s = simulated(damage="none", gain_drift=0.1)
+    table = measured(s)
+    gain = s.frame_gain / s.frame_gain[0]
+    assert np.abs(gain - 1).max() > 0.05
+    assert rms(values(table, "intensity")[:, 0] - gain) < 0.006
+
+
+def test_a_frame_is_left_out_of_its_own_template(monkeypatch) -> None:
+    """Noise frames in place of the last: left out they show no lattice; counted in, their noise finds itself."""
+    s = simulated(damage="none", electrons_per_px=20.0)
+    frames = s.series.frames.copy()
+    rng = np.random.default_rng(0)
+    frames[-1] = rng.poisson(frames[0].mean(), SHAPE)
+    src = source(frames)
+    affines = torch.as_tensor(s.frame_from_reference)
+    template = make_template(sum_template(src, affines, range(N)), src.scales)
+    honest = measure_frame(src, N - 1, affines[-1], template, REGIONS)
+    assert np.all(np.abs(honest.lattice / honest.lattice_sigma) < 4.5)
+    untouched = observables_module.prepare_frames
+
+    def nothing_of_its_own(raw, scales):
+        import dataclasses
+
+        own = untouched(raw, scales)
+        seen = template.on_frame(affines[-1])
+        return dataclasses.replace(own, lattice=seen.mean - seen.base, base=seen.base)
+
+    monkeypatch.setattr(observables_module, "prepare_frames", nothing_of_its_own)
+    naive = measure_frame(src, N - 1, affines[-1], template, REGIONS)
+    assert naive.lattice[0] > 4.5 * honest.lattice_sigma[0] and naive.lattice[0] > 3 * abs(honest.lattice[0])
+
+
+def test_regions_move_with_the_sample() -> None:
+    """A bright sample in the left third drifts right by 20 px: its region keeps its signal, a fixed box would not."""
+    rng = np.random.default_rng(1)
+    y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    lattice = 20 + 10 * np.cos(2 * np.pi * y / 11) * np.cos(2 * np.pi * x / 12)
+    level = lambda shift: np.where(x - shift < 50, 3.0, 1.0) * np.roll(lattice, shift, 1)
+    frames = np.stack([rng.poisson(level(shift)) for shift in (0, 10, 20)]).astype(np.uint16)
+    affines = g.translation(torch.tensor([[0, 0], [0, 10], [0, 20]], dtype=torch.float64)).numpy()
+    table = measure_damage(source(frames), affines, np.ones(3, bool), 0, grid_regions(SHAPE, (1, 3)), SETTINGS)
+    left = table[table["region"] == "grid_0_0"]["intensity"].to_numpy()
+    assert np.allclose(left, 1, atol=0.01)
+    box = frames[:, :, :50].mean((1, 2))
+    assert box[2] / box[0] > 0.99 and frames[2][:, 50:70].mean() > 2 * frames[0][:, 50:70].mean()
+    middle = table[table["region"] == "grid_0_1"]["intensity"].to_numpy()
+    assert np.allclose(middle, 1, atol=0.02)  # a fixed box would see it grow by 80 %
+    assert frames[2, :, 50:100].mean() / frames[0, :, 50:100].mean() > 1.5
+
+
+def test_regions_out_of_view_have_no_value() -> None:
+    s = series(n_frames=3, shape=SHAPE, drift_px_per_frame=(0.0, 30.0), random_walk_px=0, seed=2)
+    table = measured(s, min_coverage=0.5)
+    out = (table["frame"] == 2) & (table["region"] == "grid_0_2")
+    assert not table[out]["valid"].any() and table[out]["contrast"].isna().all() and float(table[out]["coverage"].iloc[0]) < 0.2
+    seen = (table["frame"] == 2) & (table["region"] == "grid_0_0")
+    assert table[seen]["valid"].all() and table[seen]["contrast"].notna().all()
+    assert table["coverage"].between(0, 1).all() and (table["n_px"] >= 0).all()
+
+
+def test_frames_without_a_place_keep_their_rows_and_have_no_values() -> None:
+    s = simulated()
+    affines, valid = s.frame_from_reference.copy(), np.ones(N, bool)
+    affines[3], valid[3] = np.nan, False
+    table = measured(s, affines, valid)
+    assert len(table) == N * len(REGIONS.regions)
+    lost = table[table["frame"] == 3]
+    assert not lost["valid"].any() and lost[["intensity", "contrast", "signal"]].isna().all(axis=None) and (lost["n_px"] == 0).all()
+    assert table[table["frame"] == 4]["valid"].all()
+
+
+def test_dark_level_is_taken_off() -> None:
+    s = simulated(dark_level=100.0)
+    src = FrameSource(s.series, CPU, dark_level=100.0, gain_e=1.0)
+    table = measure_damage(src, s.frame_from_reference, np.ones(N, bool), 0, REGIONS, SETTINGS)
+    true = s.contrast.mean((1, 2))
+    assert rms(values(table, "intensity")[:, 0] - true) < 0.01
+    assert rms(values(measured(s), "intensity")[:, 0] - true) > 0.1  # forgotten, it hides the loss
+
+
+def test_progress_reaches_its_total() -> None:
+    s, seen = simulated(), []
+    measure_damage(
+        source(s), s.frame_from_reference, np.ones(N, bool), 0, REGIONS, SETTINGS, lambda done, total: seen.append((done, total))
+    )
+    assert seen[-1] == (2 * N, 2 * N) and [d for d, _ in seen] == list(range(1, 2 * N + 1))
+
+
+# --- from observables to critical fluence -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fits() -> pd.DataFrame:
+    s = simulated(witness="contrast")
+    table = measured(s)
+    axis = pd.Series(2000.0 * (table["frame"] + 1), index=table.index)
+    return fit_critical_fluence(table, axis, "e_per_A2", REGIONS, SETTINGS)
+
+
+def test_the_critical_fluence_of_the_simulation_is_recovered(fits) -> None:
+    contrast = fits[fits["witness"] == "contrast"]
+    whole = contrast.iloc[0]
+    assert whole["region"] == "whole" and not whole["lower_bound"] and whole["model"] == "exponential"
+    assert whole["critical_fluence"] == pytest.approx(10000, rel=0.08)
+    held = (contrast["critical_fluence_lo95"] <= 10000) & (10000 <= contrast["critical_fluence_hi95"])
+    assert held.mean() >= 0.7 and whole["critical_fluence_lo95"] < 10000 < whole["critical_fluence_hi95"] * 1.02
+    assert whole["loss_percent"] == pytest.approx(100 * (1 - np.exp(-1.2)), abs=3) and whole["onset_frame"] == 1
+    assert whole["unit"] == "e_per_A2" and whole["n_frames"] == N and whole["span"] == 12000
+
+
+def test_what_does_not_change_has_a_bound_that_holds(fits) -> None:
+    intensity = fits[fits["witness"] == "intensity"]
+    assert intensity["lower_bound"].all() and (intensity["critical_fluence"] > 50000).all()
+    assert (intensity["loss_percent"].abs() < 2).all()
+
+
+def test_a_table_without_values_gives_rows_without_curves() -> None:
+    s = simulated()
+    table = measured(s, valid=np.r_[True, np.zeros(N - 1, bool)])
+    rows = fit_critical_fluence(table, pd.Series(np.arange(len(table)), index=table.index, dtype=float), "frame", REGIONS, SETTINGS)
+    assert len(rows) == 2 * len(REGIONS.regions) and (rows["model"] == "none").all() and rows["lower_bound"].all()
+    assert (rows["onset_frame"] == -1).all()
