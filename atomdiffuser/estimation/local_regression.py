@@ -28,6 +28,7 @@ from atomdiffuser.interpolation import affine_coordinates, filter_separable, gau
 
 BANDWIDTHS_PX = (8.0, 11.0, 16.0, 22.0, 32.0, 45.0, 64.0, 90.0, 128.0)
 LOCAL_BIAS_WINDOWS = 2.5  # a local bias is judged over this many times the narrowest window
+LEAST_SEEN = 0.05  # share of a window that must hold data
 LARGEST_SIGMA = 1.0  # a map value less certain than this is not given
 
 
@@ -98,6 +99,7 @@ class _Cells:
     """Sums over cells that the regressions need, each (n, Y', X'), already masked."""
 
     coverage: Tensor
+    crystal: Tensor
     moving: Tensor
     reference: Tensor
     lattice: Tensor
@@ -138,9 +140,10 @@ def _cell_statistics(reference, moving, affine, noise, scales, stride) -> _Cells
     energy = lattice_noise_energy(scales)
     return _Cells(
         coverage=_pool(inside, stride),
+        crystal=_pool(crystal.float(), stride),
         moving=pool(warped),
         reference=pool(filtered),
-        lattice=pool(reference.lattice),
+        lattice=pool(reference.lattice * crystal),
         cross=pool(lattice_moving * lattice_reference),
         square=pool(lattice_reference**2),
         moving_noise=pool(noise_moving),
@@ -161,7 +164,8 @@ def _intensity(c: _Cells, contrast: Tensor, width: float, stride: int) -> _Estim
         c.reference_noise, width, stride
     )
     variance = noise / reference.clamp_min(1e-12) ** 2
-    return _identifiable(value, variance, reference > 0, width)
+    seen = _window(c.coverage, width, stride) > LEAST_SEEN
+    return _identifiable(value, variance, (reference > 0) & seen, width)
 
 
 def _contrast(c: _Cells, width: float, stride: int) -> _Estimate:
@@ -172,7 +176,8 @@ def _contrast(c: _Cells, width: float, stride: int) -> _Estimate:
         c.reference_at_structure, width, stride
     )
     variance = noise / signal.clamp_min(1e-12) ** 2
-    return _identifiable(value, variance, signal > 0, width)
+    seen = _window(c.crystal, width, stride) > LEAST_SEEN
+    return _identifiable(value, variance, (signal > 0) & seen, width)
 
 
 def _identifiable(value: Tensor, variance: Tensor, possible: Tensor, width: float) -> _Estimate:

@@ -1,1 +1,1 @@
-"""How well estimates of drift and decay agree with simulated truth; knows methods by what they return, not how they work."""
+"""How well estimates of drift and decay agree with simulated truth; methods are what they return, not how they work."""

@@ -29,7 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
     baselines = {n: p for n, p in (("published network", options.published), ("block network", options.block)) if p}
     try:
         evaluate(
-            options.weights, options.folder, baselines=baselines, options=replace(BenchmarkOptions(), pairs=options.pairs),
+            options.weights, options.folder, baselines=baselines,
+            options=replace(BenchmarkOptions(), pairs=options.pairs),
             device=device, classical=not options.no_classical,
             report=lambda line: print(line, file=sys.stderr, flush=True),
         )  # fmt: skip

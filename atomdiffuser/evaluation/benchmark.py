@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 import torch
 
-from atomdiffuser.evaluation.metrics import pair_errors, summary
 from atomdiffuser.evaluation.methods import Method
+from atomdiffuser.evaluation.metrics import judged_masks, map_errors, pair_errors, summary
+from atomdiffuser.model.network import AtomDiffuser
 from atomdiffuser.simulation.pairs import PairRanges, simulate_pairs
 
 CRYSTALS = ("LLZO[100]", "LLZO[111]", "SrTiO3", "Si", "graphene", "nanoparticle")
@@ -34,7 +35,7 @@ class BenchmarkOptions:
     crystals: tuple[str, ...] = CRYSTALS
     largest_loss: float = 0.6
     seed: int = 424242
-    ranges: PairRanges = PairRanges()
+    ranges: PairRanges = field(default_factory=PairRanges)
 
 
 def by_fluence(
@@ -60,11 +61,10 @@ def by_fluence(
 
 
 def between_frames(
-    model, options: BenchmarkOptions, *, taus: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0), device: torch.device | str = "cpu"
-) -> pd.DataFrame:
-    """The states between two frames against the simulated truth: exponential and linear kinetics, and what was learned."""
-    from atomdiffuser.evaluation.metrics import Answer, judged_masks, map_errors
-
+    model: AtomDiffuser, options: BenchmarkOptions, *, taus: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0),
+    device: torch.device | str = "cpu",
+) -> pd.DataFrame:  # fmt: skip
+    """States between two frames against the simulated truth: exponential and linear kinetics, and what was learned."""
     ranges = replace(options.ranges, electrons=(20.0, 20.0), loss=(0.2, options.largest_loss), undamaged=0.0)
     n = options.pairs * len(options.crystals)
     pairs = simulate_pairs(n, options.shape, options.seed + 777, device, crystals=options.crystals, ranges=ranges)
@@ -73,11 +73,13 @@ def between_frames(
     with torch.no_grad():
         prediction = model(pairs.reference, pairs.moving, **detector)
         for tau in taus:
-            _, intensity, contrast = pairs.at(torch.full((n,), tau, dtype=torch.float64) * pairs.time)
+            _, intensity, contrast = pairs.at(tau * pairs.time)
             truth = {"intensity": intensity, "contrast": contrast}
             learned = model(pairs.reference, pairs.moving, tau=tau, drift=prediction.moving_from_reference, **detector)
             answers = {
-                "exponential": prediction.at(tau), "linear": prediction.at(tau, kinetics="linear"), "learned": learned
+                "exponential": prediction.at(tau),
+                "linear": prediction.at(tau, kinetics="linear"),
+                "learned": learned,
             }
             for kinetics, answer in answers.items():
                 row = {"tau": tau, "kinetics": kinetics}

@@ -31,8 +31,8 @@ STILL = PairRanges(
 
 
 def controlled_frames(
-    kind: str, *, shape: tuple[int, int] = (256, 256), electrons: float = 100.0, crystal: str = "SrTiO3", seed: int = 11,
-    device: torch.device | str = "cpu",
+    kind: str, *, shape: tuple[int, int] = (256, 256), electrons: float = 100.0, crystal: str = "SrTiO3",
+    seed: int = 11, device: torch.device | str = "cpu",
 ) -> list[PairBatch]:  # fmt: skip
     """Ten pairs of the same image and the same pattern, the moving frame ever stronger damaged."""
     frames = []
@@ -49,7 +49,7 @@ def controlled_frames(
 def controlled_experiment(
     methods: dict[str, Method], *, seeds: tuple[int, ...] = (11, 12, 13), **options
 ) -> tuple[pd.DataFrame, dict[str, dict[str, np.ndarray]]]:
-    """A row per method, kind, seed and strength with true and found damage; and the last frame's maps of the first seed.
+    """A row per method, kind, seed and strength with true and found damage; and the first seed's last maps.
 
     `damage` is 1 − mean map over the frame less its rim, `map_mae` the mean absolute error of the map itself.
     """

@@ -70,7 +70,12 @@ def evaluate(
     )  # fmt: skip
     report("between frames")
     between = between_frames(model, options, device=device)
-    tables = {"controlled": pd.concat([controlled, literature]), "controlled_frames": rows, "by_fluence": fluence, "between_frames": between}
+    tables = {
+        "controlled": pd.concat([controlled, literature]),
+        "controlled_frames": rows,
+        "by_fluence": fluence,
+        "between_frames": between,
+    }
 
     training = model_card(weights)["training"]
     facts = {
@@ -79,17 +84,18 @@ def evaluate(
     }  # fmt: skip
     rows.to_csv(_made(folder) / "controlled_frames.csv", index=False)
     write_page(folder, "Evaluation of AtomDiffuser", facts, [
-        {"title": "Controlled experiment", "name": "controlled", "table": tables["controlled"], "figure": damage_curves(rows),
+        {"title": "Controlled experiment", "name": "controlled", "table": tables["controlled"],
+         "figure": damage_curves(rows),
          "text": "One image, ten frames of strength 0 to 0.9, no motion. damage_mae is the mean absolute error of the "
                  "frame's mean loss, map_mae that of the map, zero_bias the mean where nothing happened."},
         {"title": "Maps at strength 0.9", "figure": map_panels(maps), "text": "The intensity map of the last frame."},
         {"title": "By fluence", "name": "by_fluence", "table": fluence,
-         "text": "Crystals that training never showed, drift estimated unless given. Intensity is judged where there is "
-                 "a mean signal, contrast where there is lattice. Local regression is given the true drift; oracle means "
-                 "that the truth chose its bandwidth."},
+         "text": "Crystals that training never showed, drift estimated unless given. Intensity is judged where there "
+                 "is a mean signal, contrast where there is lattice. Local regression is given the true drift; oracle "
+                 "means that the truth chose its bandwidth."},
         {"title": "Between frames", "name": "between_frames", "table": between,
-         "text": "States at τ between two frames at 20 electrons a pixel against the simulated truth, whose kinetics two "
-                 "frames cannot tell: exponential, linear, and what the network learned to expect."},
+         "text": "States at τ between two frames at 20 electrons a pixel against the simulated truth, whose kinetics "
+                 "two frames cannot tell: exponential, linear, and what the network learned to expect."},
     ])  # fmt: skip
     return tables
 

@@ -35,7 +35,8 @@ def network_method(model: AtomDiffuser, *, given_drift: bool = False) -> Method:
             take = slice(at, at + BATCH)
             with torch.no_grad():
                 p = model(
-                    pairs.reference[take], pairs.moving[take], dark_level=pairs.dark_level[take], gain_e=pairs.gain_e[take],
+                    pairs.reference[take], pairs.moving[take], dark_level=pairs.dark_level[take],
+                    gain_e=pairs.gain_e[take],
                     drift=pairs.moving_from_reference[take] if given_drift else None,
                 )  # fmt: skip
             parts.append((p.moving_from_reference, p.intensity, p.contrast, p.intensity_sigma, p.contrast_sigma))

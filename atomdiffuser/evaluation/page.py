@@ -30,7 +30,10 @@ def write_page(folder: Path, title: str, facts: dict[str, Any], sections: list[d
         Each with `title` and `text`, and any of `table` (DataFrame) with `name` (its CSV), and `figure` (PNG bytes).
     """
     folder.mkdir(parents=True, exist_ok=True)
-    body = [f"<h1>{html.escape(title)}</h1>", "<p>" + "<br>".join(f"{html.escape(k)}: {html.escape(str(v))}" for k, v in facts.items()) + "</p>"]
+    body = [
+        f"<h1>{html.escape(title)}</h1>",
+        "<p>" + "<br>".join(f"{html.escape(k)}: {html.escape(str(v))}" for k, v in facts.items()) + "</p>",
+    ]
     text = [f"# {title}", *(f"- {k}: {v}" for k, v in facts.items())]
     for section in sections:
         body += [f"<h2>{html.escape(section['title'])}</h2>", f"<p>{html.escape(section['text'])}</p>"]
@@ -41,7 +44,10 @@ def write_page(folder: Path, title: str, facts: dict[str, Any], sections: list[d
             body.append(table.to_html(index=False, float_format=_number, border=0, na_rep=""))
             text.append(_markdown(table))
         if section.get("figure"):
-            body.append(f'<img alt="{html.escape(section["title"])}" src="data:image/png;base64,{base64.b64encode(section["figure"]).decode()}">')
+            body.append(
+                f'<img alt="{html.escape(section["title"])}" src="data:image/png;base64,'
+                f'{base64.b64encode(section["figure"]).decode()}">'
+            )
     head = f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title><style>{STYLE}</style>"
     (folder / "index.html").write_text(head + "\n".join(body) + "</html>\n")
     (folder / "evaluation.md").write_text("\n".join(text) + "\n")

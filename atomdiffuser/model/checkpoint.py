@@ -68,7 +68,9 @@ def model_card(path: str | Path | None = None) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(METADATA_KEY)
     except (SafetensorError, OSError) as error:
-        raise StoreError(f"{path} is no safetensors file: {error}; expected weights written by atomdiffuser train") from error
+        raise StoreError(
+            f"{path} is no safetensors file: {error}; expected weights written by atomdiffuser train"
+        ) from error
     described = json.loads(text) if text else {}
     if described.get("format") != FORMAT:
         raise StoreError(f"{path} holds no AtomDiffuser weights of format {FORMAT}; train them with atomdiffuser train")
@@ -84,7 +86,9 @@ def weights_path(name_or_path: str | Path | None = None) -> Path:
             return path
     available = sorted(p.stem for p in WEIGHTS_FOLDER.glob("*.safetensors"))
     listed = f"shipped are {', '.join(available)}" if available else "this version ships none"
-    raise StoreError(f"no weights called {name!r}: {listed}; train them with atomdiffuser train, or give the path of a file")
+    raise StoreError(
+        f"no weights called {name!r}: {listed}; train them with atomdiffuser train, or give the path of a file"
+    )
 
 
 def weights_hash(path: str | Path | None = None) -> str:

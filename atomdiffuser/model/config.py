@@ -34,8 +34,8 @@ class ModelConfig:
     step_features, step_width, step_blocks
         The same for the correlation in cells.
     step_reach
-        Reach of each correlation in cells [features, 2 px each]; there are as many refinements as numbers. The first has
-        weights of its own, the others share theirs, so the others must be equal.
+        Reach of each correlation in cells [features, 2 px each]; there are as many refinements as numbers. The first
+        has weights of its own, the others share theirs, so the others must be equal.
     filters
         Learned band-pass filters per octave in the pair statistics.
     """

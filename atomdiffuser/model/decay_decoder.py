@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,10 +29,12 @@ class DecayDecoder(nn.Module):
         widths, blocks = config.decoder_widths, (1,) * config.decoder_blocks
         self.conditioning = Conditioning(config.condition, with_time=True)
         self.statistics = PairStatistics(config.filters)
-        self.enter = scaled_init(nn.Conv2d(self.statistics.channels + 3 * config.coarse_width, widths[0], 3, padding=1), 1.0)
+        self.enter = scaled_init(
+            nn.Conv2d(self.statistics.channels + 3 * config.coarse_width, widths[0], 3, padding=1), 1.0
+        )
         self.down_blocks = nn.ModuleList(Stack(w, config.condition, blocks) for w in widths)
         self.up_blocks = nn.ModuleList(Stack(w, config.condition, blocks) for w in widths[:-1])
-        steps = list(zip(widths[:-1], widths[1:], strict=True))
+        steps = list(pairwise(widths))
         self.down = nn.ModuleList(scaled_init(nn.Conv2d(a, b, 2, stride=2), 1.0) for a, b in steps)
         self.up = nn.ModuleList(scaled_init(nn.Conv2d(b, a, 1), 0.5) for a, b in steps)
         self.leave = scaled_init(nn.Conv2d(widths[0], 4, 3, padding=1), 0.1)

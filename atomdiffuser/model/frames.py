@@ -1,4 +1,4 @@
-"""A batch of pairs as the network sees it: electrons over the reference's mean, with masks, cut and warped on demand."""
+"""A batch of pairs as the network sees it: electrons over the reference's mean, masks, cut and warped on demand."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from torch import Tensor
 
 from atomdiffuser import geometry
 from atomdiffuser.errors import ShapeError
-from atomdiffuser.interpolation import affine_coordinates, filter_separable, sample_linear, sample_spline, spline_prefilter_kernel
+from atomdiffuser.interpolation import (
+    affine_coordinates,
+    filter_separable,
+    sample_linear,
+    sample_spline,
+    spline_prefilter_kernel,
+)
 from atomdiffuser.model.layers import full_precision
 
 ANSCOMBE = 3 / 8
@@ -127,14 +133,18 @@ def pair_frames(
     """
     if reference.ndim != 3 or reference.shape != moving.shape:
         raise ShapeError(
-            f"reference has shape {tuple(reference.shape)} and moving {tuple(moving.shape)}, expected two equal (n, y, x)"
+            f"reference has shape {tuple(reference.shape)} and moving {tuple(moving.shape)}, "
+            "expected two equal (n, y, x)"
         )
     with full_precision(reference.device):
         electrons = [_electrons(frames, dark_level, gain_e) for frames in (reference, moving)]
         valid = [torch.isfinite(e).float() for e in electrons]
         electrons = [torch.nan_to_num(e, posinf=0.0, neginf=0.0) for e in electrons]
         level = (electrons[0].sum((1, 2)) / valid[0].sum((1, 2)).clamp_min(1)).clamp_min(LEAST_LEVEL_E)
-        values = [torch.where(v > 0, (e / level[:, None, None]).clamp(-LARGEST, LARGEST), 1.0) for e, v in zip(electrons, valid, strict=True)]
+        values = [
+            torch.where(v > 0, (e / level[:, None, None]).clamp(-LARGEST, LARGEST), 1.0)
+            for e, v in zip(electrons, valid, strict=True)
+        ]
         kernel = _prefilter()
         coefficients = filter_separable(values[1], kernel, kernel)
     return PairFrames(values[0] * valid[0], values[1] * valid[1], coefficients, *valid, level)

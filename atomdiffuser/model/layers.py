@@ -15,8 +15,8 @@ BRANCH_GAIN = 0.3  # what a fresh block adds to its input, so that deep stacks s
 class Block(nn.Module):
     """Residual block: norm over channels, scale and shift from the condition (FiLM), two 3×3 convolutions.
 
-    The norm is taken over the channels of each pixel alone: statistics over an image would make a tile's answer depend on
-    where it was cut.
+    The norm is taken over the channels of each pixel alone: statistics over an image would make a tile's answer depend
+    on where it was cut.
 
     References
     ----------

@@ -37,7 +37,9 @@ class LocalStep(nn.Module):
         first, second = (self.features(f) * m.to(f.dtype) for f, m in zip((reference, moving), masks, strict=True))
         volume, energies = _correlations(first, second, self.reach)
         seen = F.avg_pool2d(masks[0] * masks[1], POOL)
-        numbers = self.leave(self.blocks(self.enter(torch.cat([volume, energies, seen.to(volume.dtype)], 1)), condition))
+        numbers = self.leave(
+            self.blocks(self.enter(torch.cat([volume, energies, seen.to(volume.dtype)], 1)), condition)
+        )
         with full_precision(reference.device):
             numbers = numbers.float()
             displacement = (self.reach + 1) * STEM_STRIDE * torch.tanh(numbers[:, :2])
@@ -52,7 +54,7 @@ def cell_centres(rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def _correlations(first: Tensor, second: Tensor, reach: int) -> tuple[Tensor, Tensor]:
-    """Σ first(p)·second(p + d) over each cell for all |d| ≤ reach, normalised; and the logarithms of the two energies."""
+    """Σ first(p)·second(p + d) over each cell for all |d| ≤ reach, normalised; and the logarithms of both energies."""
     height, width = first.shape[-2:]
     padded = F.pad(second, (reach,) * 4)
     products = [
@@ -61,7 +63,9 @@ def _correlations(first: Tensor, second: Tensor, reach: int) -> tuple[Tensor, Te
         for dx in range(2 * reach + 1)
     ]
     volume = F.avg_pool2d(torch.cat(products, 1), POOL).float()
-    energies = torch.cat([F.avg_pool2d(f.float().square().sum(1, keepdim=True), POOL) for f in (first, second)], 1) + 1e-3
+    energies = (
+        torch.cat([F.avg_pool2d(f.float().square().sum(1, keepdim=True), POOL) for f in (first, second)], 1) + 1e-3
+    )
     volume = 2 * volume * torch.rsqrt(energies.prod(1, keepdim=True))
     return volume.to(first.dtype), energies.log().to(first.dtype)
 

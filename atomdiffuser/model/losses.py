@@ -1,4 +1,4 @@
-"""What training minimises: errors of the maps against their own σ, of the affine over the frame, of the shift search."""
+"""What training minimises: errors of the maps against their own σ, of the affine over the frame, of the search."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def map_loss(value: Tensor, log_sigma: Tensor, truth: Tensor, weight: Tensor, *,
 
 
 def drift_loss(affine: Tensor, truth: Tensor, shape: tuple[int, int], *, scale_px: float) -> Tensor:
-    """log(1 + displacement/scale), (n,): displacement is the RMS over the frame; precise below the scale, patient above."""
+    """log(1 + displacement/scale), (n,): displacement is RMS over the frame; precise below the scale, patient above."""
     return torch.log1p(displacement_rms(affine, truth, shape) / scale_px)
 
 
@@ -53,7 +53,9 @@ def drift_likelihood(affine: Tensor, truth: Tensor, normal_matrix: Tensor, shape
     """
     half = max(shape) / 2
     (cy, cx) = ((s - 1) / 2 for s in shape)
-    px_from_normalised = torch.tensor([[half, 0, cy], [0, half, cx], [0, 0, 1]], dtype=torch.float64, device=truth.device)
+    px_from_normalised = torch.tensor(
+        [[half, 0, cy], [0, half, cx], [0, 0, 1]], dtype=torch.float64, device=truth.device
+    )
     left = (torch.linalg.solve(affine.detach(), truth) - torch.eye(3, device=truth.device))[:, :2] @ px_from_normalised
     error = left.flatten(1)
     squared = torch.einsum("ni,nij,nj->n", error, normal_matrix, error) / 6

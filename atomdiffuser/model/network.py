@@ -89,8 +89,8 @@ class AtomDiffuser(nn.Module):
         dark_level, gain_e
             Counts without beam, electrons per count; numbers or (n,).
         tau
-            Time that the decoder is asked for, a number or (n,). At 1, what the two frames show. Below 1, what the network
-            learned about the way there: `rates` then hold the logarithms of the maps at that time.
+            Time that the decoder is asked for, a number or (n,). At 1, what the two frames show. Below 1, what the
+            network learned about the way there: `rates` then hold the logarithms of the maps at that time.
         drift
             (n, 3, 3) moving_from_reference, where it is known already.
         """
@@ -99,7 +99,11 @@ class AtomDiffuser(nn.Module):
         tau = torch.as_tensor(tau, dtype=torch.float32, device=frames.device).expand(len(frames))
         if drift is None:
             estimate = self.estimate_drift(frames, tiles=tiles)
-            drift, normal, probability = estimate.moving_from_reference, estimate.normal_matrices[-1], estimate.shift_probability
+            drift, normal, probability = (
+                estimate.moving_from_reference,
+                estimate.normal_matrices[-1],
+                estimate.shift_probability,
+            )
         else:
             drift = drift.to(frames.device, torch.float64)
             normal = torch.full((len(frames), 6, 6), torch.nan, dtype=torch.float64, device=frames.device)
@@ -111,7 +115,8 @@ class AtomDiffuser(nn.Module):
 
     @torch.no_grad()
     def predict(
-        self, reference: np.ndarray | Tensor, moving: np.ndarray | Tensor, *, dark_level: float = 0.0, gain_e: float = 1.0,
+        self, reference: np.ndarray | Tensor, moving: np.ndarray | Tensor, *, dark_level: float = 0.0,
+        gain_e: float = 1.0,
         drift: np.ndarray | Tensor | None = None, precision: str = "float32", window_px: int = WINDOW_PX,
         overlap_px: int = OVERLAP_PX, batch_px: int | None = None,
     ) -> PairPrediction:  # fmt: skip
@@ -132,7 +137,9 @@ class AtomDiffuser(nn.Module):
             raise SettingsError(f"precision is {precision!r}, expected 'float32' or 'bfloat16'")
         first, second = (_as_stack(a) for a in (reference, moving))
         if first.shape != second.shape:
-            raise ShapeError(f"reference has shape {tuple(first.shape)} and moving {tuple(second.shape)}, expected equal ones")
+            raise ShapeError(
+                f"reference has shape {tuple(first.shape)} and moving {tuple(second.shape)}, expected equal ones"
+            )
         known = None if drift is None else torch.as_tensor(drift).reshape(-1, 3, 3)
         tiles = plan_tiles(tuple(first.shape[1:]), window_px, overlap_px)
         budget = batch_px or BATCH_PX[self.device.type]
@@ -154,7 +161,7 @@ class AtomDiffuser(nn.Module):
     def estimate_drift(
         self, frames: PairFrames, *, tiles: list[Tile] | None = None, correct: Callable[[Tensor], Tensor] | None = None
     ) -> DriftEstimate:
-        """Search the shift, then refine the affine; `correct` may replace the shifts (n, 2) that refinement starts from."""
+        """Search the shift, then refine the affine; `correct` may replace the shifts (n, 2) found."""
         tiles = tiles or plan_tiles(frames.shape, 2**30)
         condition = self.encoder.conditioning(frames.level)
         kept = [self._fine(frames, *frames.reference_window(tiles[0].window), condition)] if len(tiles) == 1 else None
@@ -169,7 +176,9 @@ class AtomDiffuser(nn.Module):
             normals.append(normal)
         return DriftEstimate(log_odds, shift, probability, stages, normals)
 
-    def estimate_decay(self, frames: PairFrames, drift: Tensor, tau: Tensor, *, tiles: list[Tile] | None = None) -> Tensor:
+    def estimate_decay(
+        self, frames: PairFrames, drift: Tensor, tau: Tensor, *, tiles: list[Tile] | None = None
+    ) -> Tensor:
         """Rates and log σ (n, 4, y, x) at stride 4 of pairs whose drift is `drift` (n, 3, 3), asked at `tau` (n,)."""
         tiles = tiles or plan_tiles(frames.shape, 2**30)
         encoder_condition = self.encoder.conditioning(frames.level)
@@ -203,7 +212,9 @@ class AtomDiffuser(nn.Module):
 
     def _search(self, frames: PairFrames, tiles: list[Tile], condition: Tensor, kept: list[Tensor] | None) -> Tensor:
         whole = [max(t.core[k] for t in tiles) // STEM_STRIDE for k in (1, 3)]
-        reach = tuple(min(self.config.shift_reach_px // STEM_STRIDE, int(SEARCHED_SHARE * s / STEM_STRIDE)) for s in frames.shape)
+        reach = tuple(
+            min(self.config.shift_reach_px // STEM_STRIDE, int(SEARCHED_SHARE * s / STEM_STRIDE)) for s in frames.shape
+        )
         canvases = []
         for which, window_of in enumerate((frames.reference_window, frames.moving_window)):
             parts = []
@@ -228,7 +239,9 @@ class AtomDiffuser(nn.Module):
             other = self._fine(frames, moving, moving_mask, condition)
             displacement, information = step(fine, other, reference_mask, moving_mask, condition)
             y0, y1, x0, x1 = (c // CELL_STRIDE for c in tile.core)
-            rows, columns = (slice(a - o // CELL_STRIDE, b - o // CELL_STRIDE) for a, b, o in ((y0, y1, w.y), (x0, x1, w.x)))
+            rows, columns = (
+                slice(a - o // CELL_STRIDE, b - o // CELL_STRIDE) for a, b, o in ((y0, y1, w.y), (x0, x1, w.x))
+            )
             displacements.append(displacement[..., rows, columns].flatten(2))
             informations.append(information[..., rows, columns].flatten(3))
             index = lambda a, b: torch.arange(a, b, device=frames.device, dtype=torch.float64)
@@ -251,7 +264,9 @@ def _paste(parts: list[tuple[Tile, Tensor]], whole: list[int], stride: int) -> T
 
 def _as_stack(frames: np.ndarray | Tensor) -> Tensor:
     if isinstance(frames, np.ndarray):
-        frames = torch.from_numpy(np.ascontiguousarray(frames if frames.dtype.isnative else frames.astype(frames.dtype.newbyteorder("="))))
+        frames = torch.from_numpy(
+            np.ascontiguousarray(frames if frames.dtype.isnative else frames.astype(frames.dtype.newbyteorder("=")))
+        )
     if frames.is_complex():
         raise ShapeError("frames are complex, expected a real dtype")
     return frames[None] if frames.ndim == 2 else frames

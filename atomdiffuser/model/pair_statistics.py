@@ -6,8 +6,8 @@ Frames pass through linear filters w_k (learned, without mean, at three octaves)
     contrast   ~ Σ f_k(moving)·f_k(reference) / (Σ f_k(reference)² − |w_k|²·noise)
 
 where the noise of a pixel is its own mean number of electrons. Without the subtraction the slope would be biased low
-(errors in variables; Fuller, Measurement Error Models, 1987, eq. 1.2.3). Both are given at two scales, and as logarithms
-or bounded ratios, with how many electrons and how much signal over noise they rest on.
+(errors in variables; Fuller, Measurement Error Models, 1987, eq. 1.2.3). Both are given at two scales, and as
+logarithms or bounded ratios, with how many electrons and how much signal over noise they rest on.
 """
 
 from __future__ import annotations
@@ -68,15 +68,15 @@ class PairStatistics(nn.Module):
         noise = energy * pool(binned[:, :1].clamp_min(0) * inside) * per_value
         return pool(first * second), pool(first.square()), noise
 
-    def _window(
-        self, sums: Tensor, cross: Tensor, square: Tensor, noise: Tensor, level: Tensor, cells: int
-    ) -> Tensor:
+    def _window(self, sums: Tensor, cross: Tensor, square: Tensor, noise: Tensor, level: Tensor, cells: int) -> Tensor:
         """Features of windows of `cells` cells, (n, channels, …)."""
         wide = lambda x: F.avg_pool2d(x, cells, stride=1, padding=cells // 2)
         reference, moving, coverage = wide(sums).unbind(1)
         pixels = (cells * MAP_STRIDE) ** 2
         electrons = pixels * level[:, None, None]
-        ratio = ((moving * electrons + 1).clamp_min(0.1) / (reference * electrons + 1).clamp_min(0.1)).log().clamp(-2, 1)
+        ratio = (
+            ((moving * electrons + 1).clamp_min(0.1) / (reference * electrons + 1).clamp_min(0.1)).log().clamp(-2, 1)
+        )
         count = (reference * electrons).clamp_min(0).log1p() / 5
         cross, square, noise = wide(cross), wide(square), wide(noise)
         signal = (square - noise).clamp_min(0)

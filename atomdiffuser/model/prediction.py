@@ -11,7 +11,14 @@ from torch import Tensor
 
 from atomdiffuser import geometry
 from atomdiffuser.errors import SettingsError
-from atomdiffuser.interpolation import affine_coordinates, filter_separable, sample_linear, sample_spline, smooth, spline_prefilter_kernel
+from atomdiffuser.interpolation import (
+    affine_coordinates,
+    filter_separable,
+    sample_linear,
+    sample_spline,
+    smooth,
+    spline_prefilter_kernel,
+)
 from atomdiffuser.model.affine_fit import motion_covariance
 from atomdiffuser.model.config import MAP_STRIDE
 
@@ -21,7 +28,7 @@ LEAST_FACTOR = 1e-3
 
 @dataclass(frozen=True)
 class PairStates:
-    """States of n pairs at m values of τ: affines (m, n, 3, 3) and maps (m, n, Y, X), NaN where the pair does not overlap.
+    """States of n pairs at m values of τ: affines (m, n, 3, 3) and maps (m, n, Y, X), NaN outside the overlap.
 
     Between the frames they are interpolated, not measured.
     """
@@ -96,8 +103,9 @@ class PairPrediction:
     def at(self, tau: Tensor | float | list[float], *, kinetics: Kinetics = "exponential") -> PairStates:
         """States at any τ, all in one call.
 
-        The motion follows the geodesic exp(τ·log A). The maps follow `kinetics`: exponential, map^τ, composes over time;
-        linear, 1 + τ·(map − 1), is the published choice. At τ = 0 the affine is the identity and both maps are 1, exactly.
+        The motion follows the geodesic exp(τ·log A). The maps follow `kinetics`: exponential, map^τ, composes over
+        time; linear, 1 + τ·(map − 1), is the published choice. At τ = 0 the affine is the identity and both maps are
+        1, exactly.
         """
         tau = torch.atleast_1d(torch.as_tensor(tau, dtype=torch.float64, device=self.seen.device))
         motion = motion_at(self.moving_from_reference, tau)
@@ -112,8 +120,8 @@ class PairPrediction:
         """Carry images from the state at τ = `start` to the state at `tau`: a deterministic degradation D(x, τ).
 
         The image is split into its local mean (base) and the structure around it (lattice); each is multiplied by the
-        ratio of its map, and both are moved. Nothing is drawn at random, every τ is allowed, and with exponential kinetics
-        D(D(x, 0→a), a→b) is D(x, 0→b) but for interpolation.
+        ratio of its map, and both are moved. Nothing is drawn at random, every τ is allowed, and with exponential
+        kinetics D(D(x, 0→a), a→b) is D(x, 0→b) but for interpolation.
 
         Parameters
         ----------
@@ -136,12 +144,17 @@ class PairPrediction:
 
             base_px = measure_scales(image).base_px
         base = smooth(image, base_px)
-        source, target = motion_at(self.moving_from_reference, torch.tensor([start, tau], dtype=torch.float64).to(image.device))
+        source, target = motion_at(
+            self.moving_from_reference, torch.tensor([start, tau], dtype=torch.float64).to(image.device)
+        )
         reference_from_target = geometry.invert(target)
         y, x = affine_coordinates(reference_from_target, self.shape)
         y, x = y.clamp(0, self.shape[0] - 1), x.clamp(0, self.shape[1] - 1)
         before, after = (self._maps_at(torch.tensor([t]).to(image), kinetics)[0] for t in (start, tau))
-        factors = [sample_linear(b[0].clamp_min(LEAST_FACTOR) / a[0].clamp_min(LEAST_FACTOR), y, x) for a, b in zip(before, after, strict=True)]
+        factors = [
+            sample_linear(b[0].clamp_min(LEAST_FACTOR) / a[0].clamp_min(LEAST_FACTOR), y, x)
+            for a, b in zip(before, after, strict=True)
+        ]
         y, x = affine_coordinates(source @ reference_from_target, self.shape)
         kernel = spline_prefilter_kernel()
         pick = lambda part: sample_spline(filter_separable(part, kernel, kernel), y, x)

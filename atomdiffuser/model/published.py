@@ -1,8 +1,8 @@
 """The published network and its baseline, built again from their description, to be measured beside ours.
 
 The published method encodes both frames with one encoder, adds time as a small network's output at the bottleneck, and
-decodes a single map in (0, 1) that multiplies everything, and a rigid pose of three numbers. Its baseline looks at blocks
-of the two frames and gives one number a block.
+decodes a single map in (0, 1) that multiplies everything, and a rigid pose of three numbers. Its baseline looks at
+blocks of the two frames and gives one number a block.
 """
 
 from __future__ import annotations

@@ -49,7 +49,9 @@ def shift_from_log_odds(log_odds: Tensor) -> tuple[Tensor, Tensor]:
     row, column = best // width, best % width
     rows = torch.arange(height, device=log_odds.device)
     columns = torch.arange(width, device=log_odds.device)
-    near = ((rows - row[:, None]).abs() <= PEAK_REACH)[:, :, None] & ((columns - column[:, None]).abs() <= PEAK_REACH)[:, None]
+    near = ((rows - row[:, None]).abs() <= PEAK_REACH)[:, :, None] & ((columns - column[:, None]).abs() <= PEAK_REACH)[
+        :, None
+    ]
     weight = probability[:, 0] * near
     total = weight.sum((1, 2)).clamp_min(1e-12)
     y = (weight.sum(2) * (rows - height // 2)).sum(1) / total

@@ -46,14 +46,16 @@ def blending_weight(tile: Tile, stride: int, device: torch.device) -> Tensor:
 
 
 def _spans(extent: int, size: int, overlap: int) -> list[tuple[int, int, int, int]]:
-    """Start, length and core of the windows along one axis; the last ends where the padded frame ends, as one window would."""
+    """Start, length and core of the windows along one axis; the last ends where one window for all would end."""
     padded = _round_up(extent)
     if padded <= size:
         return [(0, padded, 0, padded)]
     count = -(-(padded - overlap) // (size - overlap))
     starts = [(padded - size) * k // (count - 1) // MULTIPLE * MULTIPLE for k in range(count)]
     seams = [(start + size + following) // 2 // CELL_STRIDE * CELL_STRIDE for start, following in pairwise(starts)]
-    return [(start, size, first, last) for start, first, last in zip(starts, [0, *seams], [*seams, padded], strict=True)]
+    return [
+        (start, size, first, last) for start, first, last in zip(starts, [0, *seams], [*seams, padded], strict=True)
+    ]
 
 
 def _ramp(length: int, before: int, after: int, stride: int, device: torch.device) -> Tensor:

@@ -1,8 +1,8 @@
 """What conditions the network besides the frames: fluence, and for the decoders time.
 
-Time is τ, the share of the way from the reference (0) to the moving frame (1), dimensionless: seconds or fluence are tied
-to it outside. Fluence is the mean number of electrons a pixel of the reference frame, from about 0.1 to 1000, and enters
-as its decimal logarithm.
+Time is τ, the share of the way from the reference (0) to the moving frame (1), dimensionless: seconds or fluence are
+tied to it outside. Fluence is the mean number of electrons a pixel of the reference frame, from about 0.1 to 1000, and
+enters as its decimal logarithm.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ class Conditioning(nn.Module):
         super().__init__()
         self.with_time = with_time
         per_number = 1 + 2 * len(HARMONICS)
-        self.mlp = nn.Sequential(nn.Linear(per_number * (1 + with_time), width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        self.mlp = nn.Sequential(
+            nn.Linear(per_number * (1 + with_time), width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()
+        )
 
     def forward(self, electrons_per_px: Tensor, tau: Tensor | None = None) -> Tensor:
         """Both (n,)."""

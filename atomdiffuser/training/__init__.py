@@ -1,1 +1,1 @@
-"""Training on simulated pairs. Needs torch, numpy and safetensors alone; `python -m atomdiffuser.training` starts it."""
+"""Training on simulated pairs. `python -m atomdiffuser.training` needs torch, numpy, scipy, pandas, safetensors."""

@@ -72,7 +72,9 @@ class BatchSource:
         if repeat == 0:
             return batch
         streams = RandomStreams(s.seed).child(f"step {step}")
-        reference, moving = (_detected_again(pairs, name, index, streams, self.device) for name in ("reference", "moving"))
+        reference, moving = (
+            _detected_again(pairs, name, index, streams, self.device) for name in ("reference", "moving")
+        )
         return TrainingBatch(reference, moving, *(getattr(batch, f.name) for f in fields(batch)[2:]))
 
     @torch.no_grad()
@@ -101,9 +103,9 @@ def training_batch(
         for signal, share in ((pairs.base, SEEN_BASE), (pairs.lattice_amplitude, SEEN_LATTICE))
     ]
     pool = lambda first, second: F.avg_pool2d(torch.stack([first, second], 1).float(), MAP_STRIDE)
-    velocity = draws.normal("small motion", 1.0, 6).to(pairs.reference.device) * _parameter_scale(shape, start_error_px).to(
-        pairs.reference.device
-    )
+    velocity = draws.normal("small motion", 1.0, 6).to(pairs.reference.device) * _parameter_scale(
+        shape, start_error_px
+    ).to(pairs.reference.device)
     truth = pairs.moving_from_reference
     return TrainingBatch(
         reference=electrons_of(pairs, "reference"), moving=electrons_of(pairs, "moving"), moving_from_reference=truth,

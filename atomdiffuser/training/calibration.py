@@ -37,5 +37,7 @@ def sigma_offsets(model: AtomDiffuser, settings: TrainSettings, device: torch.de
     for parts in ratios.values():
         values = torch.cat(parts).double().cpu()
         enough = len(values) > 100
-        offsets.append((values.kthvalue(int(0.95 * len(values))).values / SIGMAS_95).log() if enough else torch.zeros(()))
+        offsets.append(
+            (values.kthvalue(int(0.95 * len(values))).values / SIGMAS_95).log() if enough else torch.zeros(())
+        )
     return torch.stack([o.float() for o in offsets])

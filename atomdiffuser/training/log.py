@@ -37,7 +37,12 @@ class TrainingLog:
             from matplotlib.figure import Figure
         except ImportError:
             return
-        curves = [(kind, name) for kind in ("log", "validation") for name in self._columns(kind) if name not in ("step", "elapsed_s", "rate")]
+        curves = [
+            (kind, name)
+            for kind in ("log", "validation")
+            for name in self._columns(kind)
+            if name not in ("step", "elapsed_s", "rate")
+        ]
         if not curves:
             return
         rows = -(-len(curves) // 4)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,8 +58,8 @@ def train(
     Parameters
     ----------
     folder
-        Receives `settings.json`, `log.csv`, `validation.csv`, `curves.png`, `checkpoint/` and, when the schedule is done,
-        `weights.safetensors`. A checkpoint found there is resumed.
+        Receives `settings.json`, `log.csv`, `validation.csv`, `curves.png`, `checkpoint/` and, when the schedule is
+        done, `weights.safetensors`. A checkpoint found there is resumed.
     max_minutes, max_steps
         Limits of this call, after which a checkpoint is written; the schedule does not change.
     report
@@ -78,7 +79,12 @@ def train(
         model = model.to(memory_format=torch.channels_last)
     optimizer = _optimizer(model, settings, device)
     average = WeightAverage(model, settings.ema)
-    described = {"settings": settings.to_dict(), "version": __version__, "device": _device_name(device), "torch": torch.__version__}
+    described = {
+        "settings": settings.to_dict(),
+        "version": __version__,
+        "device": _device_name(device),
+        "torch": torch.__version__,
+    }
     place = folder / "checkpoint"
     state = RunState(total_steps=settings.steps)
     if found := existing_checkpoint(place):
@@ -121,7 +127,10 @@ def train(
         if state.step % settings.validate_every == 0 or state.step == state.total_steps:
             numbers = validation(_averaged(model, average))
             log.write("validation", state.step, state.elapsed_s, numbers)
-            report(f"step {state.step}: " + "  ".join(f"{k} {v:.4f}" for k, v in numbers.items() if not k.endswith("missing")))
+            report(
+                f"step {state.step}: "
+                + "  ".join(f"{k} {v:.4f}" for k, v in numbers.items() if not k.endswith("missing"))
+            )
         late = max_minutes is not None and (time.monotonic() - began) / 60 >= max_minutes
         stop = late or (max_steps is not None and state.step - first >= max_steps)
         if stop or (time.monotonic() - saved) / 60 >= settings.checkpoint_minutes:
@@ -132,12 +141,8 @@ def train(
     if finished:
         save_checkpoint(place, model, optimizer, average, state, described)
         weights = folder / "weights.safetensors"
-        if isinstance(model, AtomDiffuser):
-            offset = sigma_offsets(_averaged(model, average), settings, device)
-            average.values["decoder.log_sigma_offset"] = offset.to(device)
-            described["log_sigma_offset"] = [round(v, 4) for v in offset.tolist()]
         ended = {"step": state.step, "elapsed_s": round(state.elapsed_s, 1), "validation": log.last("validation")}
-        save_weights(weights, model, average, {**described, **ended})
+        run.finish(weights, {**described, **ended})
     log.plot()
     return TrainResult(state.step, state.total_steps, finished, weights)
 
@@ -154,8 +159,12 @@ def learning_rate(step: int, total_steps: int, settings: TrainSettings) -> float
 class _Run:
     """One step after the other."""
 
-    def __init__(self, settings, model, optimizer, average, device):
-        self.settings, self.model, self.optimizer, self.average, self.device = settings, model, optimizer, average, device
+    def __init__(
+        self, settings: TrainSettings, model: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage,
+        device: torch.device,
+    ) -> None:  # fmt: skip
+        self.settings, self.model, self.optimizer = settings, model, optimizer
+        self.average, self.device = average, device
         self.source = BatchSource(settings, device)
         self.objective = objective_of(settings)
 
@@ -172,9 +181,17 @@ class _Run:
         self.average.update(self.model, number)
         return {"loss": loss.detach(), **parts}
 
+    def finish(self, path: Path, described: dict[str, Any]) -> None:
+        """Write the averaged weights, with the σ of the maps calibrated."""
+        if isinstance(self.model, AtomDiffuser):
+            offset = sigma_offsets(_averaged(self.model, self.average), self.settings, self.device)
+            self.average.values["decoder.log_sigma_offset"] = offset.to(self.device)
+            described = {**described, "log_sigma_offset": [round(v, 4) for v in offset.tolist()]}
+        save_weights(path, self.model, self.average, described)
+
 
 def clip_gradients(parameters: list[nn.Parameter], largest: float) -> None:
-    """Scale gradients to a norm of at most `largest`; where it is not finite all become zero, without asking the device."""
+    """Scale gradients to a norm of at most `largest`; where it is not finite all become zero."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     norm = torch.stack(torch._foreach_norm(gradients)).norm()
     finite = torch.isfinite(norm)
@@ -205,8 +222,10 @@ def _averaged(model: nn.Module, average: WeightAverage) -> nn.Module:
 
 
 def _total_steps(settings: TrainSettings, state: RunState, marks: dict[int, float]) -> int:
-    per_step = (marks[SPEED_UNTIL] - marks[SPEED_FROM]) / (SPEED_UNTIL - SPEED_FROM) if SPEED_FROM in marks else (
-        state.elapsed_s / state.step
+    per_step = (
+        (marks[SPEED_UNTIL] - marks[SPEED_FROM]) / (SPEED_UNTIL - SPEED_FROM)
+        if SPEED_FROM in marks
+        else (state.elapsed_s / state.step)
     )
     left = settings.minutes * 60 - state.elapsed_s
     return max(SPEED_UNTIL + 1, state.step + int(0.95 * left / per_step))
@@ -217,7 +236,8 @@ def _check_same(before: dict, now: dict, folder: Path) -> None:
     different = [k for k in same if k not in MAY_CHANGE and before.get(k) != same[k]]
     if different:
         raise SettingsError(
-            f"{folder} holds a run with another {', '.join(different)}; give another folder, or delete it to start afresh"
+            f"{folder} holds a run with another {', '.join(different)}; "
+            "give another folder, or delete it to start afresh"
         )
 
 

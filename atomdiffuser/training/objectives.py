@@ -58,14 +58,23 @@ def atomdiffuser_loss(
     refined = drift.stages[1:]
     discounts = [STAGE_DISCOUNT ** (len(refined) - 1 - k) for k in range(len(refined))]
     motion = sum(
-        d * drift_loss(a, truth, frames.shape, scale_px=s.drift_scale_px).mean() for d, a in zip(discounts, refined, strict=True)
+        d * drift_loss(a, truth, frames.shape, scale_px=s.drift_scale_px).mean()
+        for d, a in zip(discounts, refined, strict=True)
     ) / sum(discounts)
     likelihood = drift_likelihood(drift.moving_from_reference, truth, drift.normal_matrices[-1], frames.shape).mean()
     tau = batch.tau[:, None, None, None]
     values, log_sigma = (tau * fields[:, :2]).exp(), fields[:, 2:] + tau.log()
     maps = [map_loss(values[:, k], log_sigma[:, k], batch.maps[:, k], batch.weight[:, k]) for k in (0, 1)]
-    loss = s.shift_weight * search + motion.float() + s.likelihood_weight * likelihood.float() + s.map_weight * sum(maps)
-    parts = {"search": search, "drift": motion, "drift_px": error_px.median(), "intensity": maps[0], "contrast": maps[1]}
+    loss = (
+        s.shift_weight * search + motion.float() + s.likelihood_weight * likelihood.float() + s.map_weight * sum(maps)
+    )
+    parts = {
+        "search": search,
+        "drift": motion,
+        "drift_px": error_px.median(),
+        "intensity": maps[0],
+        "contrast": maps[1],
+    }
     return loss, {k: v.detach() for k, v in parts.items()}
 
 

@@ -29,8 +29,8 @@ class TrainSettings:
     network
         One of `NETWORKS`; the last two are baselines.
     steps, minutes
-        Length of the schedule. With `steps` 0 it is fixed by the speed of the first hundred steps so that it lasts about
-        `minutes`, and kept from then on, also when the run is resumed.
+        Length of the schedule. With `steps` 0 it is fixed by the speed of the first hundred steps so that it lasts
+        about `minutes`, and kept from then on, also when the run is resumed.
     shape, batch
         Size of the frames, and pairs a step.
     chunk, repeats
@@ -99,7 +99,7 @@ class TrainSettings:
 
 
 def read_settings(path: Path, preset: str, changes: dict[str, Any] | None = None) -> TrainSettings:
-    """A preset of a file like config/train.yaml; `changes` win over it, dotted names reach inside (`model.fine_width`)."""
+    """A preset of a file like config/train.yaml; `changes` win over it, dotted names reach inside (`model.filters`)."""
     presets = parse_yaml(path.read_text())
     if preset not in presets:
         raise SettingsError(f"preset {preset!r} is not in {path}; there are {', '.join(sorted(presets))}")

@@ -1,7 +1,8 @@
 """Everything a run needs to go on as if it had never stopped, in safetensors and JSON, each file small enough to carry.
 
-A checkpoint is a folder: `weights.safetensors` (averaged weights, what `load_model` reads), `parameters`, `first_moments`,
-`second_moments` (.safetensors) and `state.json`. It is written beside the last one and then takes its place.
+A checkpoint is a folder: `weights.safetensors` (averaged weights, what `load_model` reads), `parameters`,
+`first_moments`, `second_moments` (.safetensors) and `state.json`. It is written beside the last one and then takes its
+place.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 from atomdiffuser.errors import StoreError
 from atomdiffuser.model.checkpoint import save_model
@@ -67,7 +68,12 @@ def save_checkpoint(
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
     fresh.mkdir(parents=True)
-    described = {**training, "step": state.step, "total_steps": state.total_steps, "elapsed_s": round(state.elapsed_s, 1)}
+    described = {
+        **training,
+        "step": state.step,
+        "total_steps": state.total_steps,
+        "elapsed_s": round(state.elapsed_s, 1),
+    }
     save_weights(fresh / WEIGHTS_FILE, model, average, described)
     on_cpu = lambda t: t.detach().cpu().contiguous()
     save_file({k: on_cpu(v) for k, v in model.state_dict().items()}, fresh / "parameters.safetensors")
@@ -75,7 +81,9 @@ def save_checkpoint(
     for file, key in MOMENTS.items():
         save_file({names[p]: on_cpu(s[key]) for p, s in optimizer.state.items()}, fresh / f"{file}.safetensors")
     updates = [int(s["step"]) for s in optimizer.state.values()]
-    (fresh / "state.json").write_text(json.dumps({**asdict(state), "updates": max(updates, default=0), "training": training}))
+    (fresh / "state.json").write_text(
+        json.dumps({**asdict(state), "updates": max(updates, default=0), "training": training})
+    )
     if folder.exists():
         folder.rename(old)
     fresh.rename(folder)
@@ -89,14 +97,17 @@ def load_checkpoint(
     described = read_state(folder)
     try:
         model.load_state_dict(load_file(folder / "parameters.safetensors", device=str(device)))
-        average.values = {k: v.to(average.values[k].dtype) for k, v in load_file(folder / WEIGHTS_FILE, device=str(device)).items()}
+        averaged = load_file(folder / WEIGHTS_FILE, device=str(device))
+        for name, value in average.values.items():
+            value.copy_(averaged[name])
         moments = {key: load_file(folder / f"{file}.safetensors", device=str(device)) for file, key in MOMENTS.items()}
     except (OSError, RuntimeError, KeyError) as error:
         raise StoreError(f"checkpoint {folder} cannot be read: {error}; delete it to start afresh") from error
     for name, parameter in model.named_parameters():
         if name in moments["exp_avg"]:
             step = torch.tensor(float(described["updates"]), device=device if _fused(optimizer) else "cpu")
-            optimizer.state[parameter] = {"step": step, **{key: m[name].clone() for key, m in moments.items()}}
+            in_its_format = {key: torch.empty_like(parameter.detach()).copy_(m[name]) for key, m in moments.items()}
+            optimizer.state[parameter] = {"step": step, **in_its_format}
     return RunState(described["step"], described["total_steps"], described["elapsed_s"])
 
 

@@ -14,7 +14,14 @@ from atomdiffuser.training.batches import electrons_of
 from atomdiffuser.training.settings import TrainSettings
 
 SEED = 90210
-KEPT = ("intensity_rmse", "intensity_coverage95", "contrast_rmse", "contrast_coverage95", "drift_px_median", "drift_px_p95")
+KEPT = (
+    "intensity_rmse",
+    "intensity_coverage95",
+    "contrast_rmse",
+    "contrast_coverage95",
+    "drift_px_median",
+    "drift_px_p95",
+)
 
 
 class Validation:
@@ -37,7 +44,9 @@ class Validation:
         for at in range(0, len(pairs), s.batch):
             take = slice(at, at + s.batch)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-                parts.append(answer_of(model(electrons_of(pairs, "reference")[take], electrons_of(pairs, "moving")[take])))
+                parts.append(
+                    answer_of(model(electrons_of(pairs, "reference")[take], electrons_of(pairs, "moving")[take]))
+                )
         joined = (torch.cat([p[k] for p in parts]) if parts[0][k] is not None else None for k in range(5))
         numbers = summary(pair_errors(Answer(*joined), pairs))
         return {k: numbers[k] for k in KEPT if k in numbers}

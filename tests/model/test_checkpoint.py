@@ -5,8 +5,8 @@ import torch
 from safetensors.torch import save_file
 
 from atomdiffuser.errors import StoreError
-from atomdiffuser.model import load_model, save_model, weights_hash
 from atomdiffuser.model import checkpoint as module
+from atomdiffuser.model import load_model, save_model, weights_hash
 
 
 def test_round_trip(tmp_path, network, pairs):
@@ -15,7 +15,9 @@ def test_round_trip(tmp_path, network, pairs):
     assert digest == hashlib.sha256(path.read_bytes()).hexdigest() == weights_hash(path)
     again = load_model(path)
     assert again.config == network.config and not again.training
-    torch.testing.assert_close(again.predict(pairs.reference, pairs.moving).rates, network.predict(pairs.reference, pairs.moving).rates)
+    torch.testing.assert_close(
+        again.predict(pairs.reference, pairs.moving).rates, network.predict(pairs.reference, pairs.moving).rates
+    )
     assert module.model_card(path)["training"] == {"seed": 5}
     assert save_model(network, tmp_path / "again.safetensors", training={"seed": 5}) == digest
 

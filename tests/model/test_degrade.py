@@ -15,7 +15,9 @@ def prediction():
     y, x = torch.meshgrid(torch.linspace(0, 1, 24), torch.linspace(0, 1, 28), indexing="ij")
     rates = torch.stack([-0.1 - 0.3 * y, -0.2 - 0.8 * x])[None]
     seen = torch.ones(1, *SHAPE, dtype=torch.bool)
-    return PairPrediction(affine, torch.eye(6)[None], torch.ones(1), rates, torch.full((1, 2, 24, 28), -3.0), seen, SHAPE)
+    return PairPrediction(
+        affine, torch.eye(6)[None], torch.ones(1), rates, torch.full((1, 2, 24, 28), -3.0), seen, SHAPE
+    )
 
 
 @pytest.fixture

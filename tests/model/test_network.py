@@ -92,9 +92,10 @@ def test_windows_give_what_the_whole_frame_gives(network):
     spread = whole.intensity[whole.seen].std()
     assert difference.square().mean().sqrt() < 0.05 * spread
     assert difference.max() < 0.6 * spread
-    seam = (cut.intensity[0, :, 1:] - cut.intensity[0, :, :-1]).abs().nanmean(), (
-        whole.intensity[0, :, 1:] - whole.intensity[0, :, :-1]
-    ).abs().nanmean()
+    seam = (
+        (cut.intensity[0, :, 1:] - cut.intensity[0, :, :-1]).abs().nanmean(),
+        (whole.intensity[0, :, 1:] - whole.intensity[0, :, :-1]).abs().nanmean(),
+    )
     assert float(seam[0] / seam[1]) == pytest.approx(1.0, abs=0.1)
 
 
@@ -123,6 +124,19 @@ def test_pixels_without_data_are_ignored(network, pairs):
     assert torch.isfinite(prediction.rates).all()
 
 
+def test_blank_and_constant_frames_give_finite_answers(network):
+    for level in (0.0, 7.0):
+        blank = torch.full((1, 64, 64), level)
+        prediction = network.predict(blank, blank)
+        for answer in (
+            prediction.moving_from_reference,
+            prediction.rates,
+            prediction.log_sigma,
+            prediction.displacement_sigma_px,
+        ):
+            assert torch.isfinite(answer).all()
+
+
 def test_warped_frame_lies_on_the_reference(pairs):
     """A bright pixel that moved by (3, −2) is found where it came from."""
     reference, moving = torch.zeros(1, 32, 48), torch.zeros(1, 32, 48)
@@ -147,9 +161,9 @@ def test_position_of_the_likeliest_shift():
 
 
 def test_every_parameter_receives_a_gradient(pairs, tiny):
+    from atomdiffuser.simulation.randomness import Draws, RandomStreams
     from atomdiffuser.training.batches import training_batch
     from atomdiffuser.training.objectives import atomdiffuser_loss
-    from atomdiffuser.simulation.randomness import Draws, RandomStreams
     from atomdiffuser.training.settings import TrainSettings
 
     torch.manual_seed(0)

@@ -9,7 +9,9 @@ def test_pose_turns_about_the_centre_and_shifts():
     affine = rigid_affine(torch.tensor([[1.0, 0.5, 0.0]]), (64, 64))
     turn, scale, shear = geometry.rotation_scale_shear(affine)
     assert float(turn) == pytest.approx(5.0) and float(scale) == pytest.approx(1.0) and abs(float(shear)) < 1e-9
-    torch.testing.assert_close(geometry.drift_at_centre(affine, (64, 64)), torch.tensor([[4.75, 0.0]], dtype=torch.float64))
+    torch.testing.assert_close(
+        geometry.drift_at_centre(affine, (64, 64)), torch.tensor([[4.75, 0.0]], dtype=torch.float64)
+    )
 
 
 @pytest.mark.parametrize("kind", [PublishedNetwork, BlockNetwork])

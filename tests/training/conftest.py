@@ -17,6 +17,12 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def _no_curves(monkeypatch):
+    """Drawing takes longer than training here; the log's own test draws."""
+    monkeypatch.setattr("atomdiffuser.training.loop.TrainingLog.plot", lambda self: None)
+
+
 @pytest.fixture
 def config():
     """The shipped presets."""
@@ -26,5 +32,13 @@ def config():
 @pytest.fixture
 def settings():
     """Six steps of the smallest network, with every kind of step in them."""
-    changes = {"steps": 6, "chunk": 2, "repeats": 2, "warm_up": 2, "validate_every": 4, "learning_rate": 3e-3}
+    changes = {
+        "steps": 6,
+        "chunk": 2,
+        "repeats": 2,
+        "warm_up": 2,
+        "validate_every": 4,
+        "learning_rate": 3e-3,
+        "validate_pairs": 2,
+    }
     return read_settings(CONFIG, "tiny", changes)

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -79,7 +80,9 @@ def test_one_batch_is_learned_quickly(settings):
     """Thirty steps on the same four pairs: the drift error falls by half at least, the whole loss clearly."""
     bright = replace(settings, batch=4, ranges=replace(settings.ranges, electrons=(100.0, 300.0)))
     model = build_network(bright)
-    run = _Run(bright, model, _optimizer(model, bright, torch.device("cpu")), WeightAverage(model, 0.9), torch.device("cpu"))
+    run = _Run(
+        bright, model, _optimizer(model, bright, torch.device("cpu")), WeightAverage(model, 0.9), torch.device("cpu")
+    )
     batch = run.source.at(0)
     run.source.at = lambda step: batch
     losses = [run.step(k, 3e-3 * min(1, (k + 1) / 10)) for k in range(31)]
@@ -105,7 +108,7 @@ def test_schedule_warms_up_and_falls(settings):
     s = replace(settings, warm_up=10, learning_rate=1.0, lowest_rate_share=0.1)
     rates = [learning_rate(k, 100, s) for k in range(100)]
     assert rates[0] == pytest.approx(0.1) and rates[9] == pytest.approx(1.0)
-    assert all(a >= b for a, b in zip(rates[10:-1], rates[11:], strict=True))
+    assert all(a >= b for a, b in pairwise(rates[10:]))
     assert rates[-1] == pytest.approx(0.1, abs=0.01)
 
 
