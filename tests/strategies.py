@@ -25,7 +25,9 @@ def affines(draw, *, turn_deg: float = 120.0, strain: float = 0.3, shift_px: flo
     linear = turn @ torch.tensor([[stretch_y, shear], [shear, stretch_x]], dtype=torch.float64)
     affine = torch.eye(3, dtype=torch.float64)
     affine[:2, :2] = linear
-    affine[:2, 2] = torch.tensor([draw(_finite(-shift_px, shift_px)), draw(_finite(-shift_px, shift_px))], dtype=torch.float64)
+    affine[:2, 2] = torch.tensor(
+        [draw(_finite(-shift_px, shift_px)), draw(_finite(-shift_px, shift_px))], dtype=torch.float64
+    )
     return affine
 
 

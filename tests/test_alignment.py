@@ -19,7 +19,9 @@ def shifted(dy: float, dx: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize(("drift", "back"), [((1, 0), (-1, 0)), ((0, 1), (0, -1)), ((-1, 0), (1, 0)), ((2, -3), (-2, 3))])
+@pytest.mark.parametrize(
+    ("drift", "back"), [((1, 0), (-1, 0)), ((0, 1), (0, -1)), ((-1, 0), (1, 0)), ((2, -3), (-2, 3))]
+)
 def test_one_bright_pixel_moves_back_by_the_drift(way, drift, back) -> None:
     """The sample moved by `drift`; aligned, the pixel lies where it was on the reference frame."""
     frame = np.zeros(SHAPE, np.uint16)
@@ -53,9 +55,9 @@ def test_linear_stays_within_the_counts_and_cubic_may_not(rng) -> None:
 def test_cubic_is_closer_between_pixels_than_linear() -> None:
     y, x = np.mgrid[:40, :50]
     wave = lambda y, x: 100 + 50 * np.sin(2 * np.pi * y / 9) * np.cos(2 * np.pi * x / 8)
+    moved = wave(y - 0.5, x - 0.4).astype(np.float32)
     errors = [
-        np.nanstd((align_frame(wave(y - 0.5, x - 0.4).astype(np.float32), shifted(0.5, 0.4), Grid((40, 50), (0, 0)), way)
-                   - wave(y, x))[2:-2, 2:-2])
+        np.nanstd((align_frame(moved, shifted(0.5, 0.4), Grid((40, 50), (0, 0)), way) - wave(y, x))[2:-2, 2:-2])
         for way in ("cubic", "linear", "nearest")
     ]  # fmt: skip
     assert errors[0] < 0.3 and errors[0] < errors[1] / 5 and errors[1] < errors[2]
@@ -65,7 +67,9 @@ def test_cubic_is_closer_between_pixels_than_linear() -> None:
 def test_all_dtypes_and_byte_orders_give_the_same(dtype, rng) -> None:
     frame = rng.integers(0, 200, SHAPE)
     expected = align_frame(frame.astype(np.float32), shifted(0.3, 1.2), WHOLE, "linear")
-    assert np.array_equal(align_frame(frame.astype(dtype), shifted(0.3, 1.2), WHOLE, "linear"), expected, equal_nan=True)
+    assert np.array_equal(
+        align_frame(frame.astype(dtype), shifted(0.3, 1.2), WHOLE, "linear"), expected, equal_nan=True
+    )
 
 
 def test_nearest_hands_on_the_very_counts(rng) -> None:
@@ -85,10 +89,12 @@ def test_a_dead_pixel_stays_small_with_cubic() -> None:
 def test_a_dead_pixel_stays_small_with_linear() -> None:
     frame = np.ones((60, 70), np.float32)
     frame[30, 30] = np.nan
-    assert 1 <= np.isnan(align_frame(frame, shifted(0.3, 0.2), Grid(frame.shape, (0, 0)), "linear")[:-1, :-1]).sum() <= 4
+    assert (
+        1 <= np.isnan(align_frame(frame, shifted(0.3, 0.2), Grid(frame.shape, (0, 0)), "linear")[:-1, :-1]).sum() <= 4
+    )
 
 
-# --- extents ------------------------------------------------------------------------------------------------------------
+# --- extents --------------------------------------------------------------------------------------
 
 
 def test_extents_of_a_drift_by_known_numbers() -> None:
@@ -114,7 +120,10 @@ def test_on_an_offset_grid_pixels_keep_their_place() -> None:
     frame[9, 15] = 100
     grid = choose_grid(np.stack([np.eye(3), shifted(3, -4)]), SHAPE, "union")
     aligned = align_frame(frame, shifted(3, -4), grid, "nearest")
-    assert np.unravel_index(np.nanargmax(aligned), grid.shape) == (9 - 3 - grid.origin_px[0], 15 + 4 - grid.origin_px[1])
+    assert np.unravel_index(np.nanargmax(aligned), grid.shape) == (
+        9 - 3 - grid.origin_px[0],
+        15 + 4 - grid.origin_px[1],
+    )
 
 
 def test_frames_that_share_nothing_fall_back_to_the_reference() -> None:

@@ -9,10 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from strategies import SHAPES, SHARES, affines, drifts
 
 from atomdiffuser import geometry as g
 from atomdiffuser.errors import ShapeError
-from strategies import SHAPES, SHARES, affines, drifts
 
 EYE = torch.eye(3, dtype=torch.float64)
 close = lambda a, b, atol=1e-8: torch.allclose(a, b, rtol=1e-9, atol=atol)
@@ -22,7 +22,7 @@ def affine(*numbers: float) -> torch.Tensor:
     return g.affine_from_parameters(torch.tensor(numbers, dtype=torch.float64))
 
 
-# --- directions ---------------------------------------------------------------------------------------------------------
+# --- directions -----------------------------------------------------------------------------------
 
 
 def test_shift_comes_as_y_then_x() -> None:
@@ -34,7 +34,10 @@ def test_shift_comes_as_y_then_x() -> None:
 def test_the_six_numbers_are_listed_row_by_row() -> None:
     a = affine(1, 2, 3, 4, 5, 6)
     assert a.tolist() == [[1, 2, 3], [4, 5, 6], [0, 0, 1]]
-    assert g.apply_affine(a, torch.tensor([1.0, 0.0], dtype=torch.float64)).tolist() == [1 + 3, 4 + 6]  # y' = a_yy·y + a_y
+    assert g.apply_affine(a, torch.tensor([1.0, 0.0], dtype=torch.float64)).tolist() == [
+        1 + 3,
+        4 + 6,
+    ]  # y' = a_yy·y + a_y
     assert g.apply_affine(a, torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist() == [2 + 3, 5 + 6]
     assert len(g.PARAMETER_NAMES) == 6 and g.parameters_from_affine(a).tolist() == [1, 2, 3, 4, 5, 6]
 
@@ -50,7 +53,11 @@ def test_a_positive_turn_takes_y_towards_x() -> None:
     c, s = math.cos(math.radians(10)), math.sin(math.radians(10))
     turn = affine(c, -s, 0, s, c, 0)
     angle, scale, shear = g.rotation_scale_shear(turn)
-    assert float(angle) == pytest.approx(10) and float(scale) == pytest.approx(1) and float(shear) == pytest.approx(0, abs=1e-12)
+    assert (
+        float(angle) == pytest.approx(10)
+        and float(scale) == pytest.approx(1)
+        and float(shear) == pytest.approx(0, abs=1e-12)
+    )
     y_axis = g.apply_affine(turn, torch.tensor([1.0, 0.0], dtype=torch.float64))
     assert y_axis[1] > 0.17
 
@@ -72,7 +79,7 @@ def test_rotation_scale_and_shear_are_recovered_together() -> None:
     assert shear == pytest.approx(0.004 / scale)
 
 
-# --- group laws ---------------------------------------------------------------------------------------------------------
+# --- group laws -----------------------------------------------------------------------------------
 
 
 @given(affines())
@@ -95,7 +102,9 @@ def test_a_chain_inverts_in_reverse_order(b_from_a, c_from_b) -> None:
 @given(drifts(), drifts(), st.tuples(st.floats(-50, 50), st.floats(-50, 50)))
 def test_composition_is_application_twice(b_from_a, c_from_b, point) -> None:
     p = torch.tensor(point, dtype=torch.float64)
-    assert close(g.apply_affine(g.compose(c_from_b, b_from_a), p), g.apply_affine(c_from_b, g.apply_affine(b_from_a, p)))
+    assert close(
+        g.apply_affine(g.compose(c_from_b, b_from_a), p), g.apply_affine(c_from_b, g.apply_affine(b_from_a, p))
+    )
 
 
 @given(affines())
@@ -103,7 +112,7 @@ def test_parameters_round_trip(a) -> None:
     assert torch.equal(g.affine_from_parameters(g.parameters_from_affine(a)), a)
 
 
-# --- exponential and logarithm ------------------------------------------------------------------------------------------
+# --- exponential and logarithm --------------------------------------------------------------------
 
 
 @given(affines())
@@ -182,7 +191,7 @@ def test_dtype_is_kept(dtype) -> None:
     assert torch.allclose(g.exp_affine(g.log_affine(a)), a, atol=1e-5 if dtype == torch.float32 else 1e-12)
 
 
-# --- distances ----------------------------------------------------------------------------------------------------------
+# --- distances ------------------------------------------------------------------------------------
 
 
 @given(drifts(), drifts(), SHAPES)
@@ -205,7 +214,9 @@ def test_sigma_is_the_rms_displacement_of_draws(rng) -> None:
     draws = torch.as_tensor(rng.multivariate_normal(np.zeros(6), covariance, 4000))
     moved = g.affine_from_parameters(draws + torch.tensor([1, 0, 0, 0, 1, 0]))
     by_draws = g.displacement_rms_px(moved, EYE, (40, 70)).square().mean().sqrt()
-    assert float(g.displacement_sigma_px(torch.as_tensor(covariance), (40, 70))) == pytest.approx(float(by_draws), rel=0.04)
+    assert float(g.displacement_sigma_px(torch.as_tensor(covariance), (40, 70))) == pytest.approx(
+        float(by_draws), rel=0.04
+    )
 
 
 def test_pixel_grid_is_y_then_x_from_zero() -> None:
@@ -213,7 +224,7 @@ def test_pixel_grid_is_y_then_x_from_zero() -> None:
     assert grid.shape == (2, 3, 2) and grid[1, 2].tolist() == [1, 2] and grid[0, 0].tolist() == [0, 0]
 
 
-# --- refusals -----------------------------------------------------------------------------------------------------------
+# --- refusals -------------------------------------------------------------------------------------
 
 
 def test_wrong_shapes_are_named() -> None:

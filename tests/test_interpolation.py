@@ -33,7 +33,7 @@ def rms(error: torch.Tensor) -> float:
     return float(error.double().square().mean().sqrt())
 
 
-# --- filters ------------------------------------------------------------------------------------------------------------
+# --- filters --------------------------------------------------------------------------------------
 
 
 def test_filtering_is_convolution_along_the_axis_it_says() -> None:
@@ -62,7 +62,9 @@ def test_a_gaussian_has_unit_sum_and_its_width() -> None:
     for sigma in (0.8, 1.6, 5.0):
         kernel = ip.gaussian_kernel(sigma)
         x = torch.arange(len(kernel)) - len(kernel) // 2
-        assert float(kernel.sum()) == pytest.approx(1) and float((kernel * x**2).sum()) == pytest.approx(sigma**2, rel=0.01)
+        assert float(kernel.sum()) == pytest.approx(1) and float((kernel * x**2).sum()) == pytest.approx(
+            sigma**2, rel=0.01
+        )
 
 
 @pytest.mark.parametrize("sigma", [0, 0.7, 2.0])
@@ -81,7 +83,7 @@ def test_chained_kernels_do_both(image) -> None:
 
 @pytest.mark.parametrize(("sigma", "tolerance"), [(1.0, 1e-3), (4.0, 1e-3), (11.0, 1e-3), (14.0, 0.12), (21.0, 0.12)])
 def test_smoothing_matches_a_plain_convolution(rng, sigma, tolerance) -> None:
-    """Wide blurs take the coarse grid, where it is off by a tenth at the edges. Doing nothing is off by three times and more."""
+    """Wide blurs take the coarse grid, off by a tenth at the edges. Doing nothing is off threefold and more."""
     image = rng.normal(0, 1, (2, 190, 230))
     plain = scipy.ndimage.gaussian_filter(image, (0, sigma, sigma), mode="reflect", truncate=5)
     error = ip.smooth(torch.as_tensor(image, dtype=torch.float32), sigma).numpy() - plain
@@ -100,13 +102,17 @@ def test_smoothing_a_small_grid_is_as_wide_as_asked(rng) -> None:
     assert np.sqrt((error**2).mean()) < 0.1 * plain.std()
 
 
-# --- sampling -----------------------------------------------------------------------------------------------------------
+# --- sampling -------------------------------------------------------------------------------------
 
 
 def test_coordinates_say_where_an_affine_puts_each_pixel() -> None:
     a = torch.tensor([[[1.5, 0.25, 3], [0.5, 2, -1], [0, 0, 1]]], dtype=torch.float64)
     y, x = ip.affine_coordinates(a, (4, 5))
-    assert y.shape == (1, 4, 5) and float(y[0, 2, 3]) == 1.5 * 2 + 0.25 * 3 + 3 and float(x[0, 2, 3]) == 0.5 * 2 + 2 * 3 - 1
+    assert (
+        y.shape == (1, 4, 5)
+        and float(y[0, 2, 3]) == 1.5 * 2 + 0.25 * 3 + 3
+        and float(x[0, 2, 3]) == 0.5 * 2 + 2 * 3 - 1
+    )
 
 
 def test_coordinates_stay_exact_at_the_far_corner_of_a_large_frame() -> None:

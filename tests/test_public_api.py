@@ -46,7 +46,9 @@ def test_unknown_names_are_refused() -> None:
 def test_importing_the_package_is_light() -> None:
     """Names load when first used: the command line answers at once."""
     code = "import sys, atomdiffuser; print([m for m in ('torch', 'scipy', 'pandas', 'hyperspy') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )
 
 
 def test_signature_of_estimate_pairs() -> None:

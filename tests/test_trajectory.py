@@ -20,8 +20,8 @@ PER_FRAME = torch.diag(torch.tensor([2e-4, 2e-4, 0.02, 2e-4, 2e-4, 0.02], dtype=
 
 def truth(n: int, seed: int = 0) -> torch.Tensor:
     return simulate_drift(
-        n, SHAPE, RandomStreams(seed), drift_px_per_frame=(2.0, -3.0), rotation_deg_per_frame=0.2, strain_per_frame=5e-4,
-        shear_per_frame=3e-4,
+        n, SHAPE, RandomStreams(seed), drift_px_per_frame=(2.0, -3.0), rotation_deg_per_frame=0.2,
+        strain_per_frame=5e-4, shear_per_frame=3e-4,
     )  # fmt: skip
 
 
@@ -65,7 +65,9 @@ def test_the_wrong_order_of_composition_is_no_trajectory() -> None:
     """The counter-test: pairs that read i from j, or chains that multiply from the right, do not fit."""
     frames, pairs = truth(9), all_pairs(9)
     turns = torch.tensor([0, 3, -2, 1, 4, -3, 0, 2, 1], dtype=torch.float64)  # steady drift alone nearly commutes
-    frames = frames @ g.exp_affine(torch.deg2rad(turns)[:, None] * torch.tensor([0.0, -1, 0, 1, 0, 0], dtype=torch.float64))
+    frames = frames @ g.exp_affine(
+        torch.deg2rad(turns)[:, None] * torch.tensor([0.0, -1, 0, 1, 0, 0], dtype=torch.float64)
+    )
     frames = frames @ g.invert(frames[0])
     assert error_px(solve(pairs, between(frames, pairs), n=9), frames).max() < 1e-8
     swapped = g.invert(frames[pairs[:, 0]]) @ frames[pairs[:, 1]]
@@ -154,7 +156,9 @@ def noisy_series(n: int, rng, pairs: np.ndarray, scale: np.ndarray):
     frames = truth(n)
     draws = torch.as_tensor(rng.multivariate_normal(np.zeros(6), about_centre(PER_FRAME).numpy(), n) * scale[:, None])
     seen = g.exp_affine(draws) @ frames
-    covariance = about_centre(PER_FRAME) * torch.as_tensor(scale[pairs[:, 0]] ** 2 + scale[pairs[:, 1]] ** 2)[:, None, None]
+    covariance = (
+        about_centre(PER_FRAME) * torch.as_tensor(scale[pairs[:, 0]] ** 2 + scale[pairs[:, 1]] ** 2)[:, None, None]
+    )
     return frames, between(seen, pairs), covariance
 
 
@@ -178,9 +182,9 @@ def test_closure_shows_contradiction_and_is_nearly_zero_for_shared_noise(rng) ->
     consistent = solve(pairs, measured, n=8, covariance=covariance)
     assert np.nanmax(consistent.closure_px) < 1e-6 and error_px(consistent, frames).max() > 0.01
     contradicting = measured.clone()
-    contradicting[pairs[:, 1] - pairs[:, 0] == 2] = g.translation(torch.tensor([0.0, 0.3], dtype=torch.float64)) @ measured[
-        pairs[:, 1] - pairs[:, 0] == 2
-    ]
+    contradicting[pairs[:, 1] - pairs[:, 0] == 2] = (
+        g.translation(torch.tensor([0.0, 0.3], dtype=torch.float64)) @ measured[pairs[:, 1] - pairs[:, 0] == 2]
+    )
     solved = solve(pairs, contradicting, n=8, covariance=covariance)
     assert 0.05 < np.nanmax(solved.closure_px) < 0.4
 

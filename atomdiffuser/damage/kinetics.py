@@ -83,7 +83,8 @@ def fit_exponential(
     two_sided = scatter * scipy.special.stdtrit(freedom, (1 + CONFIDENCE) / 2) ** 2
     one_sided = scatter * scipy.special.stdtrit(freedom, CONFIDENCE) ** 2
     low, high = _crossing(cost, rate, best + two_sided, -1), _crossing(cost, rate, best + two_sided, +1)
-    aicc, aicc_constant = _aicc(best / scatter, 2, n), _aicc(flat / scatter, 1, n)
+    correct = n > 3  # with three points the correction is infinite for either; plain AIC is left
+    aicc, aicc_constant = _aic(best / scatter, 2, n, correct), _aic(flat / scatter, 1, n, correct)
     critical = lambda r: span / r if r > 0 else math.inf
     fixed = low > 0 and span >= min_span_of_critical * critical(rate)
     bound = critical(_crossing(cost, rate, best + one_sided, +1))
@@ -145,5 +146,5 @@ def _crossing(cost, start: float, level: float, direction: int) -> float:
     return direction * math.inf
 
 
-def _aicc(chi2: float, k: int, n: int) -> float:
-    return chi2 + 2 * k + (2 * k * (k + 1) / (n - k - 1) if n > k + 1 else math.inf)
+def _aic(chi2: float, k: int, n: int, correct: bool) -> float:
+    return chi2 + 2 * k + (2 * k * (k + 1) / (n - k - 1) if correct else 0.0)

@@ -19,6 +19,9 @@ from atomdiffuser.interpolation import (
     spline_prefilter_kernel,
 )
 
+SEEN_BY = 0.9  # share of the frames
+HALF_OF_FIELD = 0.5
+
 
 @dataclass(frozen=True)
 class TemplateOnFrame:
@@ -70,7 +73,16 @@ def make_template(total: TemplateSum, scales: ImageScales) -> Template:
     mean = lambda image: torch.where(total.count > 0, image / total.count.clamp_min(1), 0.0).float()
     coefficients = lambda image: filter_separable(image, prefilter, prefilter)
     base = mean(total.base)
-    crystal = shows_lattice(base, scales) & (total.count > 0)
+    crystal = shows_lattice(base, scales) & _seen_alike(total.count)
     return Template(
         coefficients(mean(total.filtered)), coefficients(base), total.count.float(), crystal, usable_margin_px(scales)
     )
+
+
+def _seen_alike(count: Tensor) -> Tensor:
+    """Pixels that nearly all frames saw, if these are half of the field: elsewhere the mean mixes other frames.
+
+    A mean of early frames has more lattice than one of late frames, and would make every frame look more damaged.
+    """
+    alike = count >= SEEN_BY * count.max()
+    return alike if float(alike.float().mean()) >= HALF_OF_FIELD else count > 0

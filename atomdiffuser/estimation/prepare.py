@@ -13,7 +13,8 @@ from atomdiffuser.estimation.spectrum import ImageScales
 from atomdiffuser.interpolation import chain_kernels, filter_separable, gaussian_kernel, smooth, spline_prefilter_kernel
 
 EMPTY_SHARE = 0.25  # of the typical local mean: below this there is no specimen
-LARGEST_STEP = 0.1  # relative change of the local mean within its own width
+LARGEST_STEP = 0.3  # relative change of the local mean within its own width
+VACUUM_IN_VIEW = 0.01  # share of the local mean's window: vacuum within 2.3 of its σ
 DIFFERENCE = torch.tensor([0.5, 0.0, -0.5], dtype=torch.float64)
 FIELDS = ("coefficients", "base", "lattice", "noise_share")
 
@@ -75,15 +76,16 @@ def shows_lattice(base: Tensor, scales: ImageScales) -> Tensor:
     """Where structure around the local mean `base` (n, Y, X) can be lattice, bool.
 
     At the edge of a specimen the local mean lags behind the step, and what is left over looks like structure that no
-    beam melts; in vacuum there is none. Both are told by the mean: it changes within its own width, or is nearly
-    zero.
+    beam melts; in vacuum there is none. Both are told by the mean: close by it is nearly zero, or it changes much within
+    its own width.
     """
     typical = base.flatten(1).median(1).values[:, None, None].clamp_min(1e-12)
-    floor = torch.maximum(base, EMPTY_SHARE * typical)
+    empty = base < EMPTY_SHARE * typical
+    by_vacuum = smooth(empty.float(), scales.base_px) > VACUUM_IN_VIEW
     flat = torch.ones(1)
     slope_y, slope_x = filter_separable(base, DIFFERENCE, flat), filter_separable(base, flat, DIFFERENCE)
-    step = torch.hypot(slope_y, slope_x) * scales.base_px / floor
-    return (step < LARGEST_STEP) & (base > EMPTY_SHARE * typical)
+    step = torch.hypot(slope_y, slope_x) * scales.base_px / torch.maximum(base, EMPTY_SHARE * typical)
+    return (step < LARGEST_STEP) & ~by_vacuum
 
 
 def usable_margin_px(scales: ImageScales) -> float:

@@ -42,7 +42,10 @@ def test_intervals_hold_the_truth_in_95_of_100_curves(noise) -> None:
 def test_intervals_hold_when_the_scatter_is_larger_than_claimed() -> None:
     """A beam that fluctuates by twice the shot noise: σ is widened by what is seen."""
     rng, critical = np.random.default_rng(6), 0.8 * SPAN
-    fits = [fit_exponential(X, np.exp(-X / critical) + rng.normal(0, 0.06, len(X)), np.full(len(X), 0.03)) for _ in range(150)]
+    fits = [
+        fit_exponential(X, np.exp(-X / critical) + rng.normal(0, 0.06, len(X)), np.full(len(X), 0.03))
+        for _ in range(150)
+    ]
     assert np.mean([f.critical_fluence_lo95 <= critical <= f.critical_fluence_hi95 for f in fits]) >= 0.91
 
 
@@ -63,7 +66,9 @@ def test_numbers_and_bounds_together_are_wrong_in_no_more_than_5_of_100() -> Non
     fits = curves(200, critical, 0.04, seed=9)
     assert 0.1 < np.mean([f.lower_bound for f in fits]) < 0.9
     wrong = [
-        f.critical_fluence > critical if f.lower_bound else not f.critical_fluence_lo95 <= critical <= f.critical_fluence_hi95
+        f.critical_fluence > critical
+        if f.lower_bound
+        else not f.critical_fluence_lo95 <= critical <= f.critical_fluence_hi95
         for f in fits
     ]
     assert np.mean(wrong) <= 0.05
@@ -99,7 +104,8 @@ def test_gaps_are_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("x", "y"), [([1, 2], [1, 0.5]), ([], []), ([2, 2, 2], [1, 1, 1]), ([1, 2, 3], [1, np.nan, 0.5]), ([1, 2, 3], [np.nan] * 3)]
+    ("x", "y"),
+    [([1, 2], [1, 0.5]), ([], []), ([2, 2, 2], [1, 1, 1]), ([1, 2, 3], [1, np.nan, 0.5]), ([1, 2, 3], [np.nan] * 3)],
 )
 def test_too_few_points_give_no_curve_and_no_bound(x, y) -> None:
     fit = fit_exponential(np.array(x, float), np.array(y, float), np.full(len(x), 0.1))
@@ -114,14 +120,17 @@ def test_a_signal_that_is_gone_at_once_or_never_there() -> None:
     assert nothing.lower_bound and nothing.model == "constant" and nothing.critical_fluence == 0
 
 
-@pytest.mark.xfail(strict=True, reason="with three frames AICc of the exponential is infinite: 'constant' beside a critical fluence with p < 0.05")
+@pytest.mark.xfail(
+    strict=True,
+    reason="with three frames AICc of the exponential is infinite: 'constant' beside a critical fluence with p < 0.05",
+)
 def test_model_and_number_agree_for_three_frames() -> None:
     fit = fit_exponential(np.array([1.0, 2, 3]), np.exp(-np.array([1.0, 2, 3])), np.full(3, 1e-3))
     assert not fit.lower_bound and fit.p_value < 0.05
     assert fit.model == "exponential"
 
 
-# --- onset --------------------------------------------------------------------------------------------------------------
+# --- onset ----------------------------------------------------------------------------------------
 
 
 def ratios(amplitude: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray]:

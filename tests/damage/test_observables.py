@@ -1,4 +1,4 @@
-"""Damage of regions measured on raw pixels: known ratios, σ from the counts, and what a frame adds to its own template."""
+"""Damage of regions on raw pixels: known ratios, σ from the counts, and what a frame adds to its own template."""
 
 from __future__ import annotations
 
@@ -69,7 +69,9 @@ def test_sigma_is_that_of_the_counts() -> None:
     assert 0.75 < rms(np.stack(z["contrast"])) < 1.4 and 0.75 < rms(np.stack(z["intensity"])) < 1.4
 
 
-@pytest.mark.xfail(strict=True, reason="where fewer frames looked the template is another mixture of intact and damaged lattice")
+@pytest.mark.xfail(
+    strict=True, reason="where fewer frames looked the template is another mixture of intact and damaged lattice"
+)
 def test_drift_does_not_bias_the_contrast() -> None:
     """Bright frames that drift by 18 px in all: contrast is off by up to 4 %, ten times σ."""
     error, sigma = [], []
@@ -106,7 +108,9 @@ def test_local_loss_shows_in_its_region() -> None:
     assert np.argmax(found) == np.argmax(true) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="pixels on slopes of the local mean are left out: half of a region, and its damaged half")
+@pytest.mark.xfail(
+    strict=True, reason="pixels on slopes of the local mean are left out: half of a region, and its damaged half"
+)
 def test_local_loss_has_its_size() -> None:
     """0.86 is found where 0.68 is true, with a σ of 0.01."""
     found, true = local_loss()
@@ -168,7 +172,11 @@ def test_regions_out_of_view_have_no_value() -> None:
     s = series(n_frames=3, shape=SHAPE, drift_px_per_frame=(0.0, 30.0), random_walk_px=0, seed=2)
     table = measured(s, min_coverage=0.5)
     out = (table["frame"] == 2) & (table["region"] == "grid_0_2")
-    assert not table[out]["valid"].any() and table[out]["contrast"].isna().all() and float(table[out]["coverage"].iloc[0]) < 0.2
+    assert (
+        not table[out]["valid"].any()
+        and table[out]["contrast"].isna().all()
+        and float(table[out]["coverage"].iloc[0]) < 0.2
+    )
     seen = (table["frame"] == 2) & (table["region"] == "grid_0_0")
     assert table[seen]["valid"].all() and table[seen]["contrast"].notna().all()
     assert table["coverage"].between(0, 1).all() and (table["n_px"] >= 0).all()
@@ -181,7 +189,11 @@ def test_frames_without_a_place_keep_their_rows_and_have_no_values() -> None:
     table = measured(s, affines, valid)
     assert len(table) == N * len(REGIONS.regions)
     lost = table[table["frame"] == 3]
-    assert not lost["valid"].any() and lost[["intensity", "contrast", "signal"]].isna().all(axis=None) and (lost["n_px"] == 0).all()
+    assert (
+        not lost["valid"].any()
+        and lost[["intensity", "contrast", "signal"]].isna().all(axis=None)
+        and (lost["n_px"] == 0).all()
+    )
     assert table[table["frame"] == 4]["valid"].all()
 
 
@@ -197,12 +209,18 @@ def test_dark_level_is_taken_off() -> None:
 def test_progress_reaches_its_total() -> None:
     s, seen = simulated(), []
     measure_damage(
-        source(s), s.frame_from_reference, np.ones(N, bool), 0, REGIONS, SETTINGS, lambda done, total: seen.append((done, total))
+        source(s),
+        s.frame_from_reference,
+        np.ones(N, bool),
+        0,
+        REGIONS,
+        SETTINGS,
+        lambda done, total: seen.append((done, total)),
     )
     assert seen[-1] == (2 * N, 2 * N) and [d for d, _ in seen] == list(range(1, 2 * N + 1))
 
 
-# --- from observables to critical fluence -------------------------------------------------------------------------------
+# --- from observables to critical fluence ---------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -233,6 +251,8 @@ def test_what_does_not_change_has_a_bound_that_holds(fits) -> None:
 def test_a_table_without_values_gives_rows_without_curves() -> None:
     s = simulated()
     table = measured(s, valid=np.r_[True, np.zeros(N - 1, bool)])
-    rows = fit_critical_fluence(table, pd.Series(np.arange(len(table)), index=table.index, dtype=float), "frame", REGIONS, SETTINGS)
+    rows = fit_critical_fluence(
+        table, pd.Series(np.arange(len(table)), index=table.index, dtype=float), "frame", REGIONS, SETTINGS
+    )
     assert len(rows) == 2 * len(REGIONS.regions) and (rows["model"] == "none").all() and rows["lower_bound"].all()
     assert (rows["onset_frame"] == -1).all()

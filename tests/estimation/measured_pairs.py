@@ -16,8 +16,8 @@ SHAPE = (96, 128)
 CPU = torch.device("cpu")
 PLAIN = dict(
     period_px=(9, 14), particles=0.0, film_only=0.0, edges=0.0, amorphous_borders=0.0, grain_boundaries=0.0, jitter=0.0,
-    eight_bit=0.0, integer=0.0, readout_e=(0.0, 0.0), dark_level=(0.0, 0.0), gain_e=(1.0, 1.0), drift_periods=(0.1, 0.3),
-    patterns=("uniform",), electrons=(60, 200), loss=(0.2, 0.5), damaged_before=0.0, undamaged=0.0,
+    eight_bit=0.0, integer=0.0, readout_e=(0.0, 0.0), dark_level=(0.0, 0.0), gain_e=(1.0, 1.0),
+    drift_periods=(0.1, 0.3), patterns=("uniform",), electrons=(60, 200), loss=(0.2, 0.5), damaged_before=0.0, undamaged=0.0,
 )  # fmt: skip
 
 
@@ -39,7 +39,9 @@ def series(specimen: str = "SrTiO3", **options) -> SimulatedSeries:
 
 def source(simulated: SimulatedSeries | FrameSeries | np.ndarray, gain_e: float | None = 1.0, **options) -> FrameSource:
     frames = getattr(simulated, "series", simulated)
-    return FrameSource(frames if isinstance(frames, FrameSeries) else FrameSeries(frames), CPU, gain_e=gain_e, **options)
+    return FrameSource(
+        frames if isinstance(frames, FrameSeries) else FrameSeries(frames), CPU, gain_e=gain_e, **options
+    )
 
 
 def error_px(found, true, shape=SHAPE) -> np.ndarray:

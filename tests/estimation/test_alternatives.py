@@ -7,23 +7,23 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from measured_pairs import SHAPE, error_px
 
 from atomdiffuser.estimation.alternatives import hop_probability
 from atomdiffuser.estimation.api import estimate_pairs
 from atomdiffuser.simulation import simulate_series
-from measured_pairs import SHAPE, error_px
 
 PERIOD = 13.0
 
 
 @cache
-def lattices(vacancies: float, n: int = 20):
+def lattices(vacancies: float, n: int = 16):
     """Pairs 2 px apart on a lattice of 13 px: estimate, error, and whether it hopped."""
     frames, true = [], []
     for seed in range(n):
         s = simulate_series(
-            "SrTiO3", n_frames=2, shape=SHAPE, pixel_size_nm=0.03, electrons_per_px=60, damage="none", vacancies=vacancies,
-            wedge=0.0, seed=seed, drift_px_per_frame=2.0, random_walk_px=0,
+            "SrTiO3", n_frames=2, shape=SHAPE, pixel_size_nm=0.03, electrons_per_px=60, damage="none",
+            vacancies=vacancies, wedge=0.0, seed=seed, drift_px_per_frame=2.0, random_walk_px=0,
         )  # fmt: skip
         frames.append(s.series.frames)
         true.append(s.frame_from_reference[1])
@@ -46,7 +46,7 @@ def test_a_perfect_lattice_is_in_doubt() -> None:
 
 
 def test_an_error_on_a_perfect_lattice_is_a_lattice_vector() -> None:
-    found, error, hopped = lattices(0.0)
+    _found, error, hopped = lattices(0.0)
     off = error[hopped] / PERIOD
     vectors = np.unique(np.hypot(*np.mgrid[0:4, 0:4]).ravel())
     assert np.abs(off[:, None] - vectors).min(1).max() < 0.06

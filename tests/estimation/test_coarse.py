@@ -61,4 +61,6 @@ def test_each_pair_of_a_batch_is_its_own() -> None:
     reference = torch.cat([blob_at(30, 40), blob_at(30, 40)])
     moving = torch.cat([blob_at(33, 40), blob_at(30, 30)])
     shifts, _ = peaks(reference, moving)
-    assert shifts[0, 0].tolist() == pytest.approx([3, 0], abs=0.1) and shifts[1, 0].tolist() == pytest.approx([0, -10], abs=0.1)
+    assert shifts[0, 0].tolist() == pytest.approx([3, 0], abs=0.1) and shifts[1, 0].tolist() == pytest.approx(
+        [0, -10], abs=0.1
+    )

@@ -1,4 +1,4 @@
-"""Decay maps against simulated truth: both witnesses, their σ, where they are unknown, and grids that do not divide the frame."""
+"""Decay maps against simulated truth: both witnesses, their σ, where they are unknown, and uneven grids."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from measured_pairs import SHAPE, pairs, rms, series, source
 
 from atomdiffuser import geometry as g
 from atomdiffuser.estimation.local_regression import estimate_decay_maps, full_resolution
 from atomdiffuser.simulation import simulate_series
-from measured_pairs import SHAPE, pairs, rms, series, source
 
 WIDE = (128, 160)
 WITNESSES = ("intensity", "contrast")
@@ -29,7 +29,9 @@ def mapped(batch, *, stride: int = 4, **options):
 
 
 def cells(image, stride: int = 4) -> torch.Tensor:
-    return torch.nn.functional.avg_pool2d(torch.as_tensor(image)[:, None].float(), stride, ceil_mode=True, count_include_pad=False)[:, 0]
+    return torch.nn.functional.avg_pool2d(
+        torch.as_tensor(image)[:, None].float(), stride, ceil_mode=True, count_include_pad=False
+    )[:, 0]
 
 
 @cache
@@ -46,7 +48,9 @@ def test_uniform_loss_is_recovered_everywhere(witness, tolerance) -> None:
     assert abs(float((found - true)[torch.isfinite(found)].mean())) < tolerance / 3
 
 
-@pytest.mark.parametrize(("pattern", "intensity", "contrast"), [("holes", 0.04, 0.07), ("perlin", 0.05, 0.08), ("edge", 0.04, 0.06)])
+@pytest.mark.parametrize(
+    ("pattern", "intensity", "contrast"), [("holes", 0.04, 0.07), ("perlin", 0.05, 0.08), ("edge", 0.04, 0.06)]
+)
 def test_loss_that_varies_is_followed(pattern, intensity, contrast) -> None:
     batch = pairs(8, patterns=(pattern,), loss=(0.4, 0.7))
     maps = mapped(batch)
@@ -112,7 +116,9 @@ def test_sigma_falls_with_the_window_and_the_counts() -> None:
     ratio = torch.nanmedian(narrow.intensity_sigma / wide.intensity_sigma)
     assert float(ratio) == pytest.approx(2, rel=0.1)
     bright = mapped(pairs(4, electrons=(200.0, 200.0)), bandwidth_px=8.0)
-    assert float(torch.nanmedian(narrow.intensity_sigma) / torch.nanmedian(bright.intensity_sigma)) == pytest.approx(2, rel=0.1)
+    assert float(torch.nanmedian(narrow.intensity_sigma) / torch.nanmedian(bright.intensity_sigma)) == pytest.approx(
+        2, rel=0.1
+    )
 
 
 def test_smooth_loss_takes_wide_windows_and_ragged_loss_narrow_ones() -> None:
@@ -125,7 +131,11 @@ def test_maps_are_nan_where_the_moving_frame_did_not_look() -> None:
     s = series(n_frames=2, drift_px_per_frame=(24.0, -16.0), random_walk_px=0)
     src = source(s)
     maps = estimate_decay_maps(
-        src.prepared([0]), src.prepared([1]), torch.as_tensor(s.frame_from_reference[1:]), noise=src.noise, scales=src.scales
+        src.prepared([0]),
+        src.prepared([1]),
+        torch.as_tensor(s.frame_from_reference[1:]),
+        noise=src.noise,
+        scales=src.scales,
     )
     for name in MAPS[:4]:
         image = getattr(maps, name)[0]
@@ -140,8 +150,8 @@ def test_vacuum_has_no_maps() -> None:
     s = series(n_frames=2, edge=True, wedge=0.0, drift_px_per_frame=1.0, damage="none", seed=2)
     src = source(s)
     maps = estimate_decay_maps(
-        src.prepared([0]), src.prepared([1]), torch.as_tensor(s.frame_from_reference[1:]), noise=src.noise, scales=src.scales,
-        bandwidth_px=8.0,
+        src.prepared([0]), src.prepared([1]), torch.as_tensor(s.frame_from_reference[1:]), noise=src.noise,
+        scales=src.scales, bandwidth_px=8.0,
     )  # fmt: skip
     vacuum = cells(s.expected[:1])[0] < 0.5
     deep = torch.nn.functional.avg_pool2d(vacuum.float()[None], 13, 1, 6)[0] == 1  # three windows from the edge
@@ -159,8 +169,8 @@ def test_a_stride_that_does_not_divide_the_frame(stride) -> None:
                         damage="perlin", witness="both", critical_fluence=4000.0, seed=2)  # fmt: skip
     src = source(s)
     maps = estimate_decay_maps(
-        src.prepared([0]), src.prepared([1]), torch.as_tensor(s.frame_from_reference[1:]), noise=src.noise, scales=src.scales,
-        stride=stride, bandwidth_px=14.0,
+        src.prepared([0]), src.prepared([1]), torch.as_tensor(s.frame_from_reference[1:]), noise=src.noise,
+        scales=src.scales, stride=stride, bandwidth_px=14.0,
     )  # fmt: skip
     assert maps.intensity.shape == (1, -(-100 // stride), -(-131 // stride))
     full = full_resolution(maps.intensity, stride, shape)[0].numpy()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from measured_pairs import SHAPE, error_px, rms, series, source
 
 from atomdiffuser import estimate_series
 from atomdiffuser import geometry as g
@@ -15,7 +16,6 @@ from atomdiffuser.estimation.drift_tables import affines_of, pairs_table, trajec
 from atomdiffuser.estimation.register import register_from
 from atomdiffuser.series import FrameSeries
 from atomdiffuser.trajectory import solve_trajectory
-from measured_pairs import SHAPE, error_px, rms, series, source
 
 PAIRS_ALONE = RegisterSettings(groupwise_rounds=0)
 
@@ -64,12 +64,14 @@ def test_pairs_are_every_lag_with_neighbours_first(found) -> None:
 
 def test_progress_reaches_its_total(simulated) -> None:
     seen = []
-    estimate_drift(source(simulated.series.frames[:3]), RegisterSettings(), lambda done, total: seen.append((done, total)))
+    estimate_drift(
+        source(simulated.series.frames[:3]), RegisterSettings(), lambda done, total: seen.append((done, total))
+    )
     done, total = zip(*seen, strict=True)
     assert set(total) == {3 + 3} and done[-1] == 6 and sorted(done) == list(done)
 
 
-# --- frames that cannot be used -----------------------------------------------------------------------------------------
+# --- frames that cannot be used -------------------------------------------------------------------
 
 
 def test_blank_and_excluded_frames_have_no_place_and_say_why(spoilt) -> None:
@@ -115,7 +117,10 @@ def test_a_hop_of_one_pair_is_found_by_the_others(simulated, monkeypatch) -> Non
     result = estimate_drift(source(simulated.series.frames[:5]), PAIRS_ALONE)
     bad = result.pairs.tolist().index([1, 3])
     assert np.flatnonzero(~result.registration.valid.numpy()).tolist() == [bad]
-    assert "contradicts the other pairs by 15" in result.registration.reason[bad] and "lattice hop?" in result.registration.reason[bad]
+    assert (
+        "contradicts the other pairs by 15" in result.registration.reason[bad]
+        and "lattice hop?" in result.registration.reason[bad]
+    )
     assert error_px(result.trajectory.frame_from_reference, simulated.frame_from_reference[:5]).max() < 0.3
 
 
@@ -134,8 +139,8 @@ def test_small_steps_on_a_perfect_lattice_do_not_hop() -> None:
 
 
 def test_no_frame_but_the_reference_is_without_error(rng) -> None:
-    """A lattice that fades: pair variances go with 1/(κᵢ·κⱼ), over two orders of magnitude, and scatter. Each frame's σ
-    stays near that of its pair with the first; least squares on the plain variances would leave nothing for good frames."""
+    """A lattice that fades: pair variances go with 1/(κᵢ·κⱼ), over two orders of magnitude, and scatter. Each
+    frame's σ stays near that of its pair with the first; least squares on plain variances left good frames nothing."""
     n, shape = 7, (100, 130)
     pairs = np.array([(i, j) for lag in (1, 2, 4) for i in range(n) if (j := i + lag) < n])
     for fading in (0.3, 0.7):
@@ -151,7 +156,7 @@ def test_no_frame_but_the_reference_is_without_error(rng) -> None:
             assert ratio.min() > 0.5 and ratio.max() < 2
 
 
-# --- tables -------------------------------------------------------------------------------------------------------------
+# --- tables ---------------------------------------------------------------------------------------
 
 
 def test_the_trajectory_table_is_in_pixels_and_nanometres(found, simulated) -> None:
@@ -161,8 +166,12 @@ def test_the_trajectory_table_is_in_pixels_and_nanometres(found, simulated) -> N
     centre = np.append((np.array(SHAPE) - 1) / 2, 1)
     true = (simulated.frame_from_reference[-1] @ centre)[:2] - centre[:2]
     assert [last["drift_y_px"], last["drift_x_px"]] == pytest.approx(list(true), abs=0.3)
-    assert last["drift_y_nm"] == pytest.approx(0.025 * last["drift_y_px"]) and last["drift_x_nm"] == pytest.approx(0.025 * last["drift_x_px"])
-    assert last["rotation_deg"] == pytest.approx(np.degrees(np.arctan2(*simulated.frame_from_reference[-1][[1, 0], 0])), abs=0.15)
+    assert last["drift_y_nm"] == pytest.approx(0.025 * last["drift_y_px"]) and last["drift_x_nm"] == pytest.approx(
+        0.025 * last["drift_x_px"]
+    )
+    assert last["rotation_deg"] == pytest.approx(
+        np.degrees(np.arctan2(*simulated.frame_from_reference[-1][[1, 0], 0])), abs=0.15
+    )
     assert last["time_s"] == 5 and last["fluence_e_per_A2"] == pytest.approx(12000) and table["valid"].all()
 
 
@@ -174,7 +183,7 @@ def test_the_table_of_pairs_knows_times_and_invalid_pairs(found, spoilt, simulat
     assert bare["dt_s"].isna().all() and bare["fluence_e_per_A2"].isna().all()
 
 
-# --- the public function ------------------------------------------------------------------------------------------------
+# --- the public function --------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +195,9 @@ def estimated(simulated):
 
 def test_series_estimates_are_on_the_reference_grid(estimated, simulated) -> None:
     assert estimated.valid.tolist() == [True, True, False, True] and estimated.reference_frame == 0
-    assert estimated.intensity.shape == estimated.contrast.shape == (4, *SHAPE) and estimated.contrast.dtype == np.float32
+    assert (
+        estimated.intensity.shape == estimated.contrast.shape == (4, *SHAPE) and estimated.contrast.dtype == np.float32
+    )
     assert np.all(estimated.intensity[0] == 1) and np.array_equal(estimated.frame_from_reference[0], np.eye(3))
     true, got = simulated.contrast[3], estimated.contrast[3]
     assert rms(got - true) < 0.04 < 0.2 < rms(1 - true)
@@ -205,7 +216,11 @@ def test_times_are_carried_into_the_pairs(estimated) -> None:
 
 def test_one_frame_is_its_own_reference(simulated) -> None:
     alone = estimate_series(simulated.series.frames[:1])
-    assert alone.valid.tolist() == [True] and np.array_equal(alone.frame_from_reference[0], np.eye(3)) and len(alone.pairs) == 0
+    assert (
+        alone.valid.tolist() == [True]
+        and np.array_equal(alone.frame_from_reference[0], np.eye(3))
+        and len(alone.pairs) == 0
+    )
 
 
 def test_a_series_of_blank_frames_has_no_valid_frame() -> None:

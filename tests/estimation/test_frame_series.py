@@ -46,7 +46,7 @@ def test_values_that_cannot_be_are_refused(name, value) -> None:
 
 @pytest.mark.parametrize("size", [(0.0, 0.1), (0.1, -0.1), (np.nan, 0.1), (1e7, 1.0)])
 def test_impossible_pixel_sizes_are_refused(size) -> None:
-    with pytest.raises(MetadataError, match="pixel_size_nm is .*expected two positive numbers"):
+    with pytest.raises(MetadataError, match=r"pixel_size_nm is .*expected two positive numbers"):
         Acquisition(pixel_size_nm=size)
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
+from measured_pairs import SHAPE, error_px, rms, series, source
 
 from atomdiffuser import geometry as g
 from atomdiffuser.estimation.groupwise import refine_trajectory
 from atomdiffuser.estimation.register import FitOptions, register_from
 from atomdiffuser.estimation.template import TemplateSum, aligned_part, sum_template
-from measured_pairs import SHAPE, error_px, rms, series, source
 
 N = 8
 FADING = dict(n_frames=N, critical_fluence=9000.0)
@@ -71,7 +70,9 @@ def test_a_frame_is_left_out_of_its_own_template() -> None:
     fit = lambda left_out: register_from(total.without(left_out), src.prepared([k]), start[k : k + 1], options)
     with_itself, without = fit(nothing), fit(own)
     assert error_px(without.moving_from_reference, true[k : k + 1])[0] < 4 * float(without.displacement_sigma_px[0])
-    assert error_px(with_itself.moving_from_reference, start[k : k + 1]) < 0.8 * error_px(without.moving_from_reference, start[k : k + 1])
+    assert error_px(with_itself.moving_from_reference, start[k : k + 1]) < 0.8 * error_px(
+        without.moving_from_reference, start[k : k + 1]
+    )
 
 
 def test_sums_and_counts_of_a_template_are_those_of_its_frames() -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from measured_pairs import SHAPE, error_px, pairs, rms, source
 
 from atomdiffuser import geometry as g
 from atomdiffuser.estimation import joint_fit
 from atomdiffuser.estimation.register import FitOptions, register_from
-from measured_pairs import SHAPE, error_px, pairs, rms, source
 
 
 def prepared(batch):
@@ -48,7 +48,9 @@ def test_sigma_is_calibrated_as_a_displacement_and_in_all_six_numbers(uniform) -
     batch, found = uniform
     z = error_px(found.moving_from_reference, batch.moving_from_reference) / found.displacement_sigma_px.numpy()
     assert 0.7 < rms(z) < 1.4
-    assert 0.7 < rms(misfit_px(found.affine_covariance(), found.moving_from_reference, batch.moving_from_reference)) < 1.4
+    assert (
+        0.7 < rms(misfit_px(found.affine_covariance(), found.moving_from_reference, batch.moving_from_reference)) < 1.4
+    )
 
 
 def test_sigma_follows_the_counts() -> None:
@@ -57,7 +59,9 @@ def test_sigma_follows_the_counts() -> None:
     sigma = []
     for batch in (dim, bright):
         reference, moving, options = prepared(batch)
-        sigma.append(register_from(reference, moving, batch.moving_from_reference, options).displacement_sigma_px.median())
+        sigma.append(
+            register_from(reference, moving, batch.moving_from_reference, options).displacement_sigma_px.median()
+        )
     assert 1.8 < float(sigma[0] / sigma[1]) < 3
 
 
@@ -139,4 +143,6 @@ def test_each_pair_of_a_batch_is_its_own() -> None:
             reference.select([k]), moving.select([k]), batch.moving_from_reference[k : k + 1], options
         )
         assert error_px(alone.moving_from_reference, together.moving_from_reference[k : k + 1])[0] < 1e-5
-        assert float(alone.displacement_sigma_px[0]) == pytest.approx(float(together.displacement_sigma_px[k]), rel=1e-4)
+        assert float(alone.displacement_sigma_px[0]) == pytest.approx(
+            float(together.displacement_sigma_px[k]), rel=1e-4
+        )

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from measured_pairs import source
 
 from atomdiffuser.estimation.noise import NoiseModel, estimate_noise
 from atomdiffuser.simulation import simulate_series
-from measured_pairs import source
 
 SHAPE = (130, 167)  # no multiple of the patches
 
@@ -31,7 +31,9 @@ def test_gain_and_readout_of_a_ramp_are_recovered(rng, gain_e, readout_e) -> Non
         assert variance == pytest.approx((level + readout_e**2) / gain_e**2, rel=0.06)
 
 
-@pytest.mark.parametrize(("gain_e", "readout_e", "dark"), [(1.0, 0.0, 0.0), (0.05, 1.5, 400.0), (1.0, 3.0, 50.0), (4.0, 1.0, 50.0)])
+@pytest.mark.parametrize(
+    ("gain_e", "readout_e", "dark"), [(1.0, 0.0, 0.0), (0.05, 1.5, 400.0), (1.0, 3.0, 50.0), (4.0, 1.0, 50.0)]
+)
 def test_a_lattice_does_not_count_as_noise(gain_e, readout_e, dark) -> None:
     s = simulate_series(
         "SrTiO3", n_frames=4, shape=(128, 160), pixel_size_nm=0.02, electrons_per_px=40, damage="none", gain_e=gain_e,

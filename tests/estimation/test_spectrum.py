@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from atomdiffuser.estimation.spectrum import ImageScales, lattice_noise_energy, lattice_period, mean_power, measure_scales
+from atomdiffuser.estimation.spectrum import (
+    ImageScales,
+    lattice_noise_energy,
+    lattice_period,
+    mean_power,
+    measure_scales,
+)
 from atomdiffuser.interpolation import filter_separable, gaussian_kernel
 from atomdiffuser.simulation import simulate_series
 
@@ -19,7 +25,9 @@ def frames(specimen: str, **options) -> tuple[torch.Tensor, float]:
     default = dict(n_frames=3, shape=SHAPE, pixel_size_nm=0.025, electrons_per_px=40, damage="none")
     s = simulate_series(specimen, **{**default, **options})
     vectors = s.lattice_vectors_px
-    return torch.as_tensor(s.series.frames.astype(np.float32)), math.nan if vectors is None else float(np.linalg.norm(vectors[0]))
+    return torch.as_tensor(s.series.frames.astype(np.float32)), math.nan if vectors is None else float(
+        np.linalg.norm(vectors[0])
+    )
 
 
 @pytest.mark.parametrize(("specimen", "relative"), [("SrTiO3", 0.15), ("Si", 0.15), ("graphene", 0.15)])

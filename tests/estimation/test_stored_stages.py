@@ -1,9 +1,10 @@
-"""Frames to drift to maps to damage to aligned frames through stored files, in physical units, against the simulated truth."""
+"""Drift, maps, damage and aligned frames through stored files, in physical units, against simulated truth."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from measured_pairs import error_px, rms
 
 from atomdiffuser.config import AlignSettings, DamageSettings, DecaySettings, RegisterSettings
 from atomdiffuser.errors import AtomDiffuserError
@@ -16,7 +17,6 @@ from atomdiffuser.stages.align import align
 from atomdiffuser.stages.damage import damage
 from atomdiffuser.stages.decay import decay
 from atomdiffuser.stages.register import register
-from measured_pairs import error_px, rms
 
 SHAPE = (100, 131)
 N = 5
@@ -24,8 +24,8 @@ N = 5
 
 def store(series: FrameSeries, path) -> None:
     with create_frames(
-        path, n_frames=series.n_frames, frame_shape=series.frame_shape, dtype=series.frames.dtype, times_s=series.times_s,
-        acquisition=series.acquisition, name=series.name, excluded=series.excluded,
+        path, n_frames=series.n_frames, frame_shape=series.frame_shape, dtype=series.frames.dtype,
+        times_s=series.times_s, acquisition=series.acquisition, name=series.name, excluded=series.excluded,
     ) as writer:  # fmt: skip
         for k in range(series.n_frames):
             writer.write(k, series.frame(k))
@@ -72,7 +72,9 @@ def test_drift_in_nanometres(results, simulated, true) -> None:
     got = table[["drift_y_nm", "drift_x_nm"]].to_numpy()
     assert np.allclose(got[[2, 4]], moved[[2, 4]], atol=0.005) and np.abs(moved[4]).min() > 0.08
     assert np.abs(got[1]).max() < 1e-9 and np.isnan(got[[0, 3]]).all()
-    assert table["time_s"].tolist() == [0, 2, 4, 6, 8] and table["fluence_e_per_A2"].to_numpy() == pytest.approx(2000 * np.arange(1, 6))
+    assert table["time_s"].tolist() == [0, 2, 4, 6, 8] and table["fluence_e_per_A2"].to_numpy() == pytest.approx(
+        2000 * np.arange(1, 6)
+    )
 
 
 def test_decay_maps_on_their_grid(results, simulated) -> None:
@@ -113,7 +115,9 @@ def test_aligned_frames_lie_on_each_other(results, simulated) -> None:
     assert likeness(frames[4], frames[1]) > likeness(raw[4], raw[1]) + 0.2
     count, mean = (read_array(results / "aligned.ome.zarr", name) for name in ("count", "mean"))
     assert count.max() == 3 and np.array_equal(count, np.isfinite(frames).sum(0))
-    assert np.allclose(mean, np.where(count > 0, np.nansum(frames, axis=0) / np.maximum(count, 1), np.nan), rtol=1e-5, equal_nan=True)
+    assert np.allclose(
+        mean, np.where(count > 0, np.nansum(frames, axis=0) / np.maximum(count, 1), np.nan), rtol=1e-5, equal_nan=True
+    )
 
 
 def test_pairs_know_their_fluence(results, true) -> None:
@@ -129,5 +133,13 @@ def test_a_series_without_two_frames_is_refused(simulated, tmp_path) -> None:
     frames = np.full((3, *SHAPE), 50, np.uint16)
     frames[1] = simulated.series.frames[1]
     store(FrameSeries(frames, name="empty one"), tmp_path / "frames.ome.zarr")
-    with pytest.raises(AtomDiffuserError, match=r"empty one: drift needs two frames with an image, found 1 \(blank: every pixel is 50\)"):
-        register(tmp_path / "frames.ome.zarr", tmp_path / "pairs.parquet", tmp_path / "trajectory.parquet", RegisterSettings())
+    with pytest.raises(
+        AtomDiffuserError,
+        match=r"empty one: drift needs two frames with an image, found 1 \(blank: every pixel is 50\)",
+    ):
+        register(
+            tmp_path / "frames.ome.zarr",
+            tmp_path / "pairs.parquet",
+            tmp_path / "trajectory.parquet",
+            RegisterSettings(),
+        )
