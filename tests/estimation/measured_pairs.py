@@ -17,7 +17,8 @@ CPU = torch.device("cpu")
 PLAIN = dict(
     period_px=(9, 14), particles=0.0, film_only=0.0, edges=0.0, amorphous_borders=0.0, grain_boundaries=0.0, jitter=0.0,
     eight_bit=0.0, integer=0.0, readout_e=(0.0, 0.0), dark_level=(0.0, 0.0), gain_e=(1.0, 1.0),
-    drift_periods=(0.1, 0.3), patterns=("uniform",), electrons=(60, 200), loss=(0.2, 0.5), damaged_before=0.0, undamaged=0.0,
+    drift_periods=(0.1, 0.3),
+    patterns=("uniform",), electrons=(60, 200), loss=(0.2, 0.5), damaged_before=0.0, undamaged=0.0,
 )  # fmt: skip
 
 
