@@ -1,0 +1,1 @@
+"""Shipped weights: `<name>.safetensors`, found by `load_model`; a package so that installation carries them."""
