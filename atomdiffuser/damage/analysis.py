@@ -49,7 +49,9 @@ def measure_damage(
         if progress:
             progress(done, total)
 
-    template = make_template(sum_template(source, affines, usable, advance), source.scales)
+    template = make_template(
+        sum_template(source, affines, usable, advance), source.prepared([reference_frame]).base, source.scales
+    )
     sizes = regions.sizes_px()
     blank = np.full((len(valid), len(regions.regions)), np.nan)
     values = {

@@ -67,13 +67,16 @@ class Template:
         )
 
 
-def make_template(total: TemplateSum, scales: ImageScales) -> Template:
-    """The mean of a sum of aligned frames, ready to be sampled."""
+def make_template(total: TemplateSum, reference_base: Tensor, scales: ImageScales) -> Template:
+    """The mean of a sum of aligned frames, ready to be sampled.
+
+    The local mean of the reference frame (1, Y, X) tells where there is lattice: damage makes slopes of its own.
+    """
     prefilter = spline_prefilter_kernel()
     mean = lambda image: torch.where(total.count > 0, image / total.count.clamp_min(1), 0.0).float()
     coefficients = lambda image: filter_separable(image, prefilter, prefilter)
     base = mean(total.base)
-    crystal = shows_lattice(base, scales) & _seen_alike(total.count)
+    crystal = shows_lattice(reference_base, scales) & _seen_alike(total.count)
     return Template(
         coefficients(mean(total.filtered)), coefficients(base), total.count.float(), crystal, usable_margin_px(scales)
     )

@@ -13,7 +13,7 @@ from atomdiffuser.estimation.spectrum import ImageScales
 from atomdiffuser.interpolation import chain_kernels, filter_separable, gaussian_kernel, smooth, spline_prefilter_kernel
 
 EMPTY_SHARE = 0.25  # of the typical local mean: below this there is no specimen
-LARGEST_STEP = 0.3  # relative change of the local mean within its own width
+LARGEST_STEP = 0.2  # relative change of the local mean within its own width
 VACUUM_IN_VIEW = 0.01  # share of the local mean's window: vacuum within 2.3 of its σ
 DIFFERENCE = torch.tensor([0.5, 0.0, -0.5], dtype=torch.float64)
 FIELDS = ("coefficients", "base", "lattice", "noise_share")
