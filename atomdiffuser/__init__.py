@@ -11,12 +11,14 @@ from typing import Any
 from atomdiffuser._version import __version__
 
 _HOME = {
+    "AtomDiffuser": "atomdiffuser.model",
     "Acquisition": "atomdiffuser.series",
     "FrameSeries": "atomdiffuser.series",
     "PairEstimates": "atomdiffuser.estimation.api",
     "SeriesEstimate": "atomdiffuser.estimation.api",
     "estimate_pairs": "atomdiffuser.estimation.api",
     "estimate_series": "atomdiffuser.estimation.api",
+    "load_model": "atomdiffuser.model",
     "read_series": "atomdiffuser.io.readers",
     "simulate_series": "atomdiffuser.simulation.series",
 }

@@ -10,6 +10,7 @@ import rich_click as click
 from atomdiffuser._version import __version__
 from atomdiffuser.cli_options import INPUT_FILE, INPUT_FOLDER, PATH, STORE, settings_options
 from atomdiffuser.cli_run import run_stage, stage_options
+from atomdiffuser.cli_train import evaluate, train
 from atomdiffuser.config import (
     AlignSettings,
     ConvertSettings,
@@ -24,6 +25,7 @@ click.rich_click.COMMAND_GROUPS = {
     "*": [
         {"name": "Start here", "commands": ["demo", "run", "info", "simulate"]},
         {"name": "Stages, in order", "commands": STAGES},
+        {"name": "The network", "commands": ["train", "evaluate"]},
     ]
 }
 
@@ -32,6 +34,10 @@ click.rich_click.COMMAND_GROUPS = {
 @click.version_option(__version__, prog_name="atomdiffuser")
 def main() -> None:
     """Separates beam damage from drift in STEM time series."""
+
+
+main.add_command(train)
+main.add_command(evaluate)
 
 
 @main.command()

@@ -76,8 +76,8 @@ def shows_lattice(base: Tensor, scales: ImageScales) -> Tensor:
     """Where structure around the local mean `base` (n, Y, X) can be lattice, bool.
 
     At the edge of a specimen the local mean lags behind the step, and what is left over looks like structure that no
-    beam melts; in vacuum there is none. Both are told by the mean: close by it is nearly zero, or it changes much within
-    its own width.
+    beam melts; in vacuum there is none. Both are told by the mean: close by it is nearly zero, or it changes much
+    within its own width.
     """
     typical = base.flatten(1).median(1).values[:, None, None].clamp_min(1e-12)
     empty = base < EMPTY_SHARE * typical
