@@ -96,6 +96,7 @@ def solve_trajectory(
         if not outlying.any():
             break
         accepted &= ~outlying
+    usable = accepted & connected[pairs].all(axis=1)
     frame_variance = _frame_variances(
         n_frames, pairs[usable], geometry.displacement_sigma_px(motion_covariance, shape).cpu().numpy()[usable] ** 2
     )

@@ -79,4 +79,6 @@ def _one_round(source, start, sigma_px, frames, origin, options, advance) -> tup
                 frame_sigma[k] = float(found.displacement_sigma_px[m])
             if advance:
                 advance()
-    return fitted @ geometry.invert(fitted[origin]), frame_sigma
+    fitted = fitted @ geometry.invert(fitted[origin])
+    fitted[origin] = geometry.identity()  # exactly
+    return fitted, frame_sigma

@@ -24,8 +24,7 @@ MISSING_LINES = {
 """What a field is called, and the line of session.yaml that states it."""
 
 CITATIONS = (
-    "Method: AtomDiffuser: Time-Aware Degradation Modeling for Drift and Beam Damage in STEM Imaging, "
-    "arXiv:2508.10359 (2025).",
+    "AtomDiffuser, the degradation model of drift and spatially varying decay: arXiv:2508.10359 (2025).",
     "HyperSpy: F. de la Peña et al., doi:10.5281/zenodo.592838.",
     "RosettaSciIO: the HyperSpy developers, github.com/hyperspy/rosettasciio.",
     "Snakemake: F. Mölder et al., F1000Research 10, 33 (2021), doi:10.12688/f1000research.29032.2.",
@@ -116,7 +115,7 @@ def acquisition_line(series: FrameSeries) -> str:
     return " · ".join(p for p in parts if p)
 
 
-def methods_paragraph(series: FrameSeries, facts: SeriesFacts, damage: pd.DataFrame, pairs: pd.DataFrame) -> str:
+def methods_paragraph(series: FrameSeries, facts: SeriesFacts, pairs: pd.DataFrame) -> str:
     """Text for a paper's methods section, with this series' numbers."""
     a = series.acquisition
     text = [
@@ -135,23 +134,22 @@ def methods_paragraph(series: FrameSeries, facts: SeriesFacts, damage: pd.DataFr
     if len(pairs):
         text.append(
             f"Pairs of frames at lags {lags} were registered by a full affine fitted jointly with smooth fields of "
-            "intensity and contrast, and reconciled into one trajectory; "
+            "intensity and contrast, reconciled into one trajectory, and every frame was refined against the mean of "
+            "the others; "
             f"{integer(facts.n_excluded)} of {plural(facts.n_frames, 'frame')} and {integer(facts.n_invalid_pairs)} of "
             f"{plural(facts.n_pairs, 'pair')} were left out."
         )
     text.append(
         "Decay maps give local mean signal (intensity) and lattice amplitude (contrast) as ratios to the reference "
-        f"frame (number {facts.reference_frame}); statistics were taken on the raw pixels, with regions moved onto "
-        "each frame."
+        f"frame (number {facts.reference_frame}), by local regression corrected for the noise of the reference; region "
+        "statistics were taken on the raw pixels, with regions moved onto each frame."
     )
-    settings = damage.attrs.get("settings") or {}
-    samples = settings.get("bootstrap_samples") if isinstance(settings, dict) else None
-    bootstrap = f" ({integer(samples)} bootstrap samples)" if known(samples) else ""
     abscissa = {"e_per_A2": "cumulative fluence", "s": "time", "frame": "frame number"}[facts.axis_unit]
     text.append(
         f"Loss against {abscissa} was fitted per region by an exponential and compared with no change (AICc, F test). "
-        f"The 95 % intervals of the ratios come from a block bootstrap{bootstrap}, those of the critical value from "
-        "the profile of χ²; a critical value that the series does not reach is given as a lower bound."
+        "The 95 % intervals of the ratios hold the shot and readout noise of both frames, those of the critical value "
+        "come from the profile of χ², widened by scatter beyond that noise; a critical value that the series does not "
+        "reach is given as a lower bound."
     )
     if a.fluence_per_frame_e_per_A2 is not None:
         text.append(
@@ -161,7 +159,8 @@ def methods_paragraph(series: FrameSeries, facts: SeriesFacts, damage: pd.DataFr
     else:
         text.append("The fluence is unknown, so results are given against time or frame number.")
     text.append(
-        "Raw files were read with RosettaSciIO and HyperSpy, stored as OME-Zarr and processed in a Snakemake workflow."
+        "Raw files were read with RosettaSciIO, stored as OME-Zarr for HyperSpy and napari, and processed in a "
+        "Snakemake workflow."
     )
     return " ".join(text)
 

@@ -93,7 +93,7 @@ def series_page(
         kinetics=_kinetics_rows(results.critical),
         rejected_pairs=_rejected_pairs(results.pairs),
         drift=_drift_rows(results),
-        methods=methods.methods_paragraph(results.series, facts, results.damage, results.pairs),
+        methods=methods.methods_paragraph(results.series, facts, results.pairs),
         citations=methods.CITATIONS,
         versions=methods.versions(),
         settings_rows=methods.settings_rows({kind: table.attrs for kind, table in results.tables.items()}),
