@@ -13,6 +13,7 @@ from atomdiffuser import geometry
 from atomdiffuser.interpolation import (
     affine_coordinates,
     filter_separable,
+    inside_frame,
     sample_linear,
     sample_nearest,
     sample_spline,
@@ -60,8 +61,7 @@ def align_frame(
     image = torch.from_numpy(np.ascontiguousarray(frame, dtype=np.float32))[None]
     to_reference = geometry.translation(torch.tensor([grid.origin_px], dtype=torch.float64))
     y, x = affine_coordinates(torch.as_tensor(frame_from_reference)[None] @ to_reference, grid.shape)
-    height, width = frame.shape
-    inside = (y >= 0) & (y <= height - 1) & (x >= 0) & (x <= width - 1)
+    inside = inside_frame(y, x, frame.shape)
     dead = ~torch.isfinite(image)
     if bool(dead.any()):  # as zeros they would pass for counts, as they are they would spread through the spline
         touched = sample_nearest if interpolation == "nearest" else sample_linear

@@ -75,6 +75,12 @@ def affine_coordinates(b_from_a: Tensor, shape: tuple[int, int]) -> tuple[Tensor
     return coordinate(0), coordinate(1)
 
 
+def inside_frame(y: Tensor, x: Tensor, shape: tuple[int, int], margin_px: float = 0.0) -> Tensor:
+    """Which positions lie in a frame of `shape`, at least `margin_px` from its outermost pixel centres; bool."""
+    height, width = shape
+    return (y >= margin_px) & (y <= height - 1 - margin_px) & (x >= margin_px) & (x <= width - 1 - margin_px)
+
+
 def sample_spline(coefficients: Tensor, y: Tensor, x: Tensor) -> Tensor:
     """Sample cubic B-splines.
 

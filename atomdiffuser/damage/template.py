@@ -14,6 +14,7 @@ from atomdiffuser.estimation.template import TemplateSum
 from atomdiffuser.interpolation import (
     affine_coordinates,
     filter_separable,
+    inside_frame,
     sample_linear,
     sample_spline,
     spline_prefilter_kernel,
@@ -54,13 +55,11 @@ class Template:
         """The template at the pixels of a raw frame, moved there by its affine (3, 3)."""
         shape = self.count.shape[-2:]
         y, x = affine_coordinates(geometry.invert(frame_from_reference)[None].to(self.count.device), shape)
-        m = self.margin_px
-        inside = (y >= m) & (y <= shape[0] - 1 - m) & (x >= m) & (x <= shape[1] - 1 - m)
         return TemplateOnFrame(
             mean=sample_spline(self.mean_coefficients, y, x),
             base=sample_spline(self.base_coefficients, y, x),
             count=sample_linear(self.count, y, x),
-            inside=inside,
+            inside=inside_frame(y, x, shape, self.margin_px),
             crystal=sample_linear(self.crystal.float(), y, x) > 0.99,
             y=y,
             x=x,

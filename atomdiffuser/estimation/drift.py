@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from atomdiffuser.pairs import choose_pairs
 from atomdiffuser.trajectory import Trajectory, solve_trajectory
 
 CLEAR_HOP_PROBABILITY = 1e-4
+TENSORS = tuple(f.name for f in fields(PairRegistration) if f.name != "reason")
 
 
 @dataclass(frozen=True)
@@ -181,19 +182,11 @@ def _frame_reasons(
 
 
 def _join(parts: list[PairRegistration]) -> PairRegistration:
-    tensors = (
-        "moving_from_reference",
-        "motion_covariance",
-        "displacement_sigma_px",
-        "correlation",
-        "hop_probability",
-        "valid",
-    )
     parts = [p for p in parts if len(p.reason)]
     if not parts:
         empty = torch.zeros(0, dtype=torch.float64)
         return PairRegistration(geometry.identity(0), empty.reshape(0, 6, 6), empty, empty, empty, empty.bool(), [])
-    joined = {f: torch.cat([getattr(p, f) for p in parts]).cpu() for f in tensors}
+    joined = {f: torch.cat([getattr(p, f) for p in parts]).cpu() for f in TENSORS}
     return PairRegistration(**joined, reason=[r for p in parts for r in p.reason])
 
 
@@ -201,21 +194,8 @@ def _replace(first: PairRegistration, at: np.ndarray, second: PairRegistration) 
     joined = _join([first, second])
     order = np.arange(len(first.reason))
     order[at] = len(first.reason) + np.arange(len(at))
-    return replace(
-        joined,
-        **{
-            f: getattr(joined, f)[torch.as_tensor(order)]
-            for f in (
-                "moving_from_reference",
-                "motion_covariance",
-                "displacement_sigma_px",
-                "correlation",
-                "hop_probability",
-                "valid",
-            )
-        },
-        reason=[joined.reason[k] for k in order],
-    )
+    index = torch.as_tensor(order)
+    return PairRegistration(**{f: getattr(joined, f)[index] for f in TENSORS}, reason=[joined.reason[k] for k in order])
 
 
 class _Counter:

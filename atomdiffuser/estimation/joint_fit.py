@@ -27,6 +27,7 @@ from atomdiffuser.interpolation import (
     chain_kernels,
     filter_separable,
     gaussian_kernel,
+    inside_frame,
     sample_spline,
 )
 
@@ -208,7 +209,7 @@ class _Problem:
         model = intensity * base + contrast * lattice
         symmetric = (warped + model) / 2
         m = self.margin_px
-        inside = (y >= m) & (y <= self.shape[0] - 1 - m) & (x >= m) & (x <= self.shape[1] - 1 - m) & self._inner(m)
+        inside = inside_frame(y, x, self.shape, m) & self._inner(m)
         reference_share = contrast**2 * self.reference.noise_share
         known = torch.isfinite(reference_share)
         reference_share = torch.where(known, reference_share, 0.0)

@@ -24,7 +24,14 @@ from torch import Tensor
 from atomdiffuser.estimation.noise import NoiseModel
 from atomdiffuser.estimation.prepare import PreparedFrames, noise_of, shows_lattice, usable_margin_px
 from atomdiffuser.estimation.spectrum import ImageScales, lattice_noise_energy
-from atomdiffuser.interpolation import affine_coordinates, filter_separable, gaussian_kernel, sample_spline, smooth
+from atomdiffuser.interpolation import (
+    affine_coordinates,
+    filter_separable,
+    gaussian_kernel,
+    inside_frame,
+    sample_spline,
+    smooth,
+)
 
 BANDWIDTHS_PX = (8.0, 11.0, 16.0, 22.0, 32.0, 45.0, 64.0, 90.0, 128.0)
 LOCAL_BIAS_WINDOWS = 2.5  # a local bias is judged over this many times the narrowest window
@@ -122,7 +129,7 @@ class _Estimate:
 def _cell_statistics(reference, moving, affine, noise, scales, stride) -> _Cells:
     shape, margin = reference.shape, usable_margin_px(scales)
     y, x = affine_coordinates(affine, shape)
-    inside = ((y >= margin) & (y <= shape[0] - 1 - margin) & (x >= margin) & (x <= shape[1] - 1 - margin)).float()
+    inside = inside_frame(y, x, shape, margin).float()
     warped = sample_spline(moving.coefficients, y, x)
     filtered = reference.base + reference.lattice
     cover = smooth(inside, scales.base_px).clamp_min(1e-3)

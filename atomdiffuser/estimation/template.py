@@ -10,7 +10,13 @@ from torch import Tensor
 
 from atomdiffuser.estimation.frame_source import FrameSource
 from atomdiffuser.estimation.prepare import PreparedFrames, usable_margin_px
-from atomdiffuser.interpolation import affine_coordinates, filter_separable, sample_spline, spline_prefilter_kernel
+from atomdiffuser.interpolation import (
+    affine_coordinates,
+    filter_separable,
+    inside_frame,
+    sample_spline,
+    spline_prefilter_kernel,
+)
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ def aligned_part(source: FrameSource, index: int, frame_from_reference: Tensor) 
     """What one frame adds to the template, given its affine (3, 3)."""
     prepared, margin, shape = source.prepared([index]), usable_margin_px(source.scales), source.shape
     y, x = affine_coordinates(frame_from_reference[None].to(source.device), shape)
-    inside = ((y >= margin) & (y <= shape[0] - 1 - margin) & (x >= margin) & (x <= shape[1] - 1 - margin)).double()
+    inside = inside_frame(y, x, shape, margin).double()
     prefilter = spline_prefilter_kernel()
     base = sample_spline(filter_separable(prepared.base, prefilter, prefilter), y, x)
     return TemplateSum(inside * sample_spline(prepared.coefficients, y, x), inside * base, inside)
