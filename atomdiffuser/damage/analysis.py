@@ -9,13 +9,14 @@ import pandas as pd
 import scipy.special
 import torch
 
-from atomdiffuser.config import DamageSettings
+from atomdiffuser.config import DamageSettings, DecaySettings
 from atomdiffuser.damage.kinetics import fit_exponential, onset_frame
 from atomdiffuser.damage.observables import measure_frame
 from atomdiffuser.damage.regions import RegionSet
 from atomdiffuser.damage.template import make_template
 from atomdiffuser.estimation.frame_source import FrameSource
-from atomdiffuser.estimation.template import sum_template
+from atomdiffuser.estimation.local_regression import estimate_decay_maps, full_resolution
+from atomdiffuser.estimation.template import sum_template, view
 
 WITNESSES = {"intensity": "signal_ratio", "contrast": "lattice"}
 Z95 = float(scipy.special.ndtri(0.975))
@@ -29,6 +30,7 @@ def measure_damage(
     regions: RegionSet,
     settings: DamageSettings,
     progress: Callable[[int, int], None] | None = None,
+    contrast_map: Callable[[int], np.ndarray] | None = None,
 ) -> pd.DataFrame:
     """Observables of every region and frame, and their ratios to the reference frame (columns as in damage.parquet).
 
@@ -38,6 +40,8 @@ def measure_damage(
         (t, 3, 3) and (t,): the trajectory.
     reference_frame
         Frame whose ratios are 1.
+    contrast_map
+        Gives the contrast map (Y, X) of a frame on the reference grid; by default maps are estimated here.
     """
     affines = torch.as_tensor(frame_from_reference)
     usable = [int(k) for k in np.flatnonzero(valid)]
@@ -49,16 +53,18 @@ def measure_damage(
         if progress:
             progress(done, total)
 
-    template = make_template(
-        sum_template(source, affines, usable, advance), source.prepared([reference_frame]).base, source.scales
-    )
+    given = contrast_map or (lambda k: _estimated_contrast(source, affines, reference_frame, k))
+    contrast = lambda k: _filled(given(k), source)
+    mixture = sum(view(source, affines[k]) * contrast(k) for k in usable)
+    total_frames = sum_template(source, affines, usable, advance)
+    template = make_template(total_frames, mixture, source.prepared([reference_frame]).base, source.scales)
     sizes = regions.sizes_px()
     blank = np.full((len(valid), len(regions.regions)), np.nan)
     values = {
         n: blank.copy() for n in ("signal", "signal_ratio", "signal_ratio_sigma", "lattice", "lattice_sigma", "n_px")
     }
     for k in usable:
-        measured = measure_frame(source, k, affines[k], template, regions)
+        measured = measure_frame(source, k, affines[k], contrast(k), template, regions)
         for name, column in values.items():
             column[k] = getattr(measured, name)
         advance()
@@ -130,6 +136,26 @@ def fit_critical_fluence(
                 }
             )
     return pd.DataFrame(rows)
+
+
+def _estimated_contrast(source: FrameSource, affines: torch.Tensor, origin: int, index: int) -> np.ndarray:
+    stride = DecaySettings.map_stride
+    maps = estimate_decay_maps(
+        source.prepared([origin]),
+        source.prepared([index]),
+        affines[index][None],
+        noise=source.noise,
+        scales=source.scales,
+        stride=stride,
+    )
+    return full_resolution(maps.contrast, stride, source.shape)[0].cpu().numpy()
+
+
+def _filled(contrast: np.ndarray, source: FrameSource) -> torch.Tensor:
+    """A map (1, Y, X) without gaps: where it is unknown, what is typical of the frame."""
+    known = np.isfinite(contrast)
+    typical = float(np.median(contrast[known])) if known.any() else 1.0
+    return torch.as_tensor(np.where(known, contrast, typical), dtype=torch.float32, device=source.device)[None]
 
 
 def _ratio_to_reference(

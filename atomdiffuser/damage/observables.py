@@ -7,8 +7,10 @@ The regions and the template are moved onto each raw frame, whose pixels keep th
 
 over the pixels where the template can be lattice (see prepare.shows_lattice).
 
-The frame's own share of the template is taken out first (its noise would correlate with itself): with N frames in the
-template the slope s against the other N − 1 gives the amplitude against all as s·N / (N − 1 + s).
+The frame's own share of the template is taken out first: its noise would correlate with itself. What is left is
+divided by the mean of the contrast maps of the frames that it comes from, so that l is the intact lattice everywhere: a
+region's contrast is then the mean of the local ones, weighted by the squared amplitude of the intact lattice, wherever
+damage has struck and whichever frames looked.
 """
 
 from __future__ import annotations
@@ -24,6 +26,9 @@ from atomdiffuser.damage.template import Template
 from atomdiffuser.estimation.frame_source import FrameSource
 from atomdiffuser.estimation.prepare import prepare_frames
 from atomdiffuser.estimation.spectrum import lattice_noise_energy
+from atomdiffuser.interpolation import sample_linear
+
+LEAST_CONTRAST = 0.05  # mean contrast below which the template is not scaled up further
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class Observables:
     """Of one frame, each (regions,): NaN where a region has too little to measure.
 
     `signal` is the mean above the dark level [counts], `signal_ratio` the same over the template's mean on the same
-    pixels; `lattice` the amplitude over the template's. σ is from shot and readout noise.
+    pixels; `lattice` the amplitude over the intact lattice's. σ is from shot and readout noise.
     """
 
     signal: np.ndarray
@@ -43,15 +48,21 @@ class Observables:
 
 
 def measure_frame(
-    source: FrameSource, index: int, frame_from_reference: Tensor, template: Template, regions: RegionSet
+    source: FrameSource,
+    index: int,
+    frame_from_reference: Tensor,
+    contrast: Tensor,
+    template: Template,
+    regions: RegionSet,
 ) -> Observables:
-    """Observables of frame `index`, whose affine is (3, 3)."""
+    """Observables of frame `index`, whose affine is (3, 3) and whose contrast map is (1, Y, X)."""
     raw = source.raw(index)
     own = prepare_frames(raw, source.scales)
     seen = template.on_frame(frame_from_reference)
     others = (seen.count - 1).clamp_min(1e-3)
     usable = seen.inside & (seen.count > 1.5)
-    lattice = ((seen.mean - seen.base) * seen.count - own.lattice) / others
+    intact = ((seen.contrast - sample_linear(contrast, seen.y, seen.x)) / others).clamp_min(LEAST_CONTRAST)
+    lattice = ((seen.mean - seen.base) * seen.count - own.lattice) / others / intact
     base = (seen.base * seen.count - own.base) / others
     mean = seen.mean
     variance = source.noise.variance(mean.clamp_min(0))
@@ -59,15 +70,14 @@ def measure_frame(
     total = lambda image: _sum_by_label(image, label, regions)
     lattice_label = _labels(seen.y, seen.x, usable & seen.crystal, regions)
     lattice_total = lambda image: _sum_by_label(image, lattice_label, regions)
-    ones = torch.ones_like(raw)
-    n = total(ones)
+    n = total(torch.ones_like(raw))
     with np.errstate(divide="ignore", invalid="ignore"):
         sum_template = total(mean)
         ratio = total(raw) / sum_template
         ratio_sigma = np.sqrt(total(variance)) / sum_template
         bb, bl, ll = lattice_total(base * base), lattice_total(base * lattice), lattice_total(lattice * lattice)
         tilt = bl / bb
-        noise_in_template = lattice_noise_energy(source.scales) * lattice_total(variance / others)
+        noise_in_template = lattice_noise_energy(source.scales) * lattice_total(variance / others / intact**2)
         energy = ll - tilt * bl - noise_in_template
         slope = (lattice_total(raw * lattice) - tilt * lattice_total(raw * base)) / energy
         spread = (
@@ -76,17 +86,14 @@ def measure_frame(
             + tilt**2 * lattice_total(variance * base**2)
         )
         slope_sigma = np.sqrt(spread) / energy
-        frames = lattice_total(seen.count) / lattice_total(ones)
-        amplitude = slope * frames / (frames - 1 + slope)
-        amplitude_sigma = slope_sigma * frames * (frames - 1) / (frames - 1 + slope) ** 2
         measurable = (energy > 0) & (slope_sigma < 1)
     blank = lambda values, good: np.where(good, values, np.nan)
     return Observables(
         signal=blank(total(raw) / np.maximum(n, 1), n > 0),
         signal_ratio=blank(ratio, sum_template > 0),
         signal_ratio_sigma=blank(ratio_sigma, sum_template > 0),
-        lattice=blank(amplitude, measurable),
-        lattice_sigma=blank(amplitude_sigma, measurable),
+        lattice=blank(slope, measurable),
+        lattice_sigma=blank(slope_sigma, measurable),
         n_px=n.astype(np.int64),
     )
 

@@ -20,9 +20,6 @@ from atomdiffuser.interpolation import (
     spline_prefilter_kernel,
 )
 
-SEEN_BY = 0.9  # share of the frames
-HALF_OF_FIELD = 0.5
-
 
 @dataclass(frozen=True)
 class TemplateOnFrame:
@@ -34,6 +31,7 @@ class TemplateOnFrame:
     mean: Tensor
     base: Tensor
     count: Tensor
+    contrast: Tensor
     inside: Tensor
     crystal: Tensor
     y: Tensor
@@ -42,12 +40,14 @@ class TemplateOnFrame:
 
 @dataclass(frozen=True)
 class Template:
-    """Spline coefficients of the mean of the aligned frames and of its local mean, how many frames looked, and where
-    structure can be lattice; each (1, Y, X)."""
+    """Spline coefficients of the mean of the aligned frames and of its local mean, how many frames looked, the sum of
+    their contrast maps, and where structure can be lattice; each (1, Y, X).
+    """
 
     mean_coefficients: Tensor
     base_coefficients: Tensor
     count: Tensor
+    contrast: Tensor
     crystal: Tensor
     margin_px: float
 
@@ -59,6 +59,7 @@ class Template:
             mean=sample_spline(self.mean_coefficients, y, x),
             base=sample_spline(self.base_coefficients, y, x),
             count=sample_linear(self.count, y, x),
+            contrast=sample_linear(self.contrast, y, x),
             inside=inside_frame(y, x, shape, self.margin_px),
             crystal=sample_linear(self.crystal.float(), y, x) > 0.99,
             y=y,
@@ -66,8 +67,8 @@ class Template:
         )
 
 
-def make_template(total: TemplateSum, reference_base: Tensor, scales: ImageScales) -> Template:
-    """The mean of a sum of aligned frames, ready to be sampled.
+def make_template(total: TemplateSum, contrast: Tensor, reference_base: Tensor, scales: ImageScales) -> Template:
+    """The mean of a sum of aligned frames, ready to be sampled; `contrast` is the sum of the same frames' maps.
 
     The local mean of the reference frame (1, Y, X) tells where there is lattice: damage makes slopes of its own.
     """
@@ -75,16 +76,12 @@ def make_template(total: TemplateSum, reference_base: Tensor, scales: ImageScale
     mean = lambda image: torch.where(total.count > 0, image / total.count.clamp_min(1), 0.0).float()
     coefficients = lambda image: filter_separable(image, prefilter, prefilter)
     base = mean(total.base)
-    crystal = shows_lattice(reference_base, scales) & _seen_alike(total.count)
+    crystal = shows_lattice(reference_base, scales) & (total.count > 0)
     return Template(
-        coefficients(mean(total.filtered)), coefficients(base), total.count.float(), crystal, usable_margin_px(scales)
+        coefficients(mean(total.filtered)),
+        coefficients(base),
+        total.count.float(),
+        contrast.float(),
+        crystal,
+        usable_margin_px(scales),
     )
-
-
-def _seen_alike(count: Tensor) -> Tensor:
-    """Pixels that nearly all frames saw, if these are half of the field: elsewhere the mean mixes other frames.
-
-    A mean of early frames has more lattice than one of late frames, and would make every frame look more damaged.
-    """
-    alike = count >= SEEN_BY * count.max()
-    return alike if float(alike.float().mean()) >= HALF_OF_FIELD else count > 0

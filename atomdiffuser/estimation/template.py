@@ -43,6 +43,12 @@ class TemplateSum:
         )
 
 
+def view(source: FrameSource, frame_from_reference: Tensor) -> Tensor:
+    """Which pixels of the reference grid a frame shows, (1, Y, X) float64 0 or 1; its affine is (3, 3)."""
+    y, x = affine_coordinates(frame_from_reference[None].to(source.device), source.shape)
+    return inside_frame(y, x, source.shape, usable_margin_px(source.scales)).double()
+
+
 def aligned_part(source: FrameSource, index: int, frame_from_reference: Tensor) -> TemplateSum:
     """What one frame adds to the template, given its affine (3, 3)."""
     prepared, margin, shape = source.prepared([index]), usable_margin_px(source.scales), source.shape

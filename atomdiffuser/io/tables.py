@@ -81,7 +81,7 @@ COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
         "signal": ("mean signal above the dark level", "counts"),
         "signal_ratio": ("signal as a multiple of the aligned mean's on the same pixels", ""),
         "signal_ratio_sigma": ("1 σ of signal_ratio", ""),
-        "lattice": ("lattice amplitude as a multiple of the aligned mean's", ""),
+        "lattice": ("lattice amplitude as a multiple of the intact lattice's", ""),
         "lattice_sigma": ("1 σ of lattice", ""),
         "area_below_threshold": ("share of the region whose contrast map is below the threshold in the settings", ""),
         "n_px": ("pixels of the frame inside the region", "px"),
