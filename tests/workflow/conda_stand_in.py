@@ -42,7 +42,8 @@ def write_stand_in(folder: Path, env_files: Iterable[Path]) -> dict[str, str]:
     (tools / "activate").write_text(ACTIVATE)
     conda = tools / "conda"
     command = shlex.join([sys.executable, str(Path(__file__).resolve())])
-    conda.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+    # Killed by a signal (status above 128), which is the solver's runtime and not what is tested here, it is asked again.
+    conda.write_text(f'#!/bin/sh\n{command} "$@"\ncode=$?\n[ $code -le 128 ] && exit $code\nexec {command} "$@"\n')
     conda.chmod(0o755)
     return {
         "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",
@@ -144,6 +145,8 @@ def main(arguments: list[str]) -> None:
         parser.add_argument("--prefix", type=Path)
         known, _ = parser.parse_known_args(arguments[2:])
         asyncio.run(create_environment(known.file, known.prefix))
+        sys.stdout.flush()
+        os._exit(0)  # the solver's threads may crash an interpreter that is on its way out
     elif arguments[:1] != ["clean"]:
         sys.exit(f"conda stand-in: no answer to {arguments}")
 
