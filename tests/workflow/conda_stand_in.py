@@ -42,7 +42,7 @@ def write_stand_in(folder: Path, env_files: Iterable[Path]) -> dict[str, str]:
     (tools / "activate").write_text(ACTIVATE)
     conda = tools / "conda"
     command = shlex.join([sys.executable, str(Path(__file__).resolve())])
-    # Killed by a signal (status above 128), which is the solver's runtime and not what is tested here, it is asked again.
+    # Killed by a signal (status above 128), which is the solver's runtime and not what is tested, it is asked again.
     conda.write_text(f'#!/bin/sh\n{command} "$@"\ncode=$?\n[ $code -le 128 ] && exit $code\nexec {command} "$@"\n')
     conda.chmod(0o755)
     return {
