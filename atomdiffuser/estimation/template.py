@@ -45,15 +45,13 @@ class TemplateSum:
 
 def view(source: FrameSource, frame_from_reference: Tensor) -> Tensor:
     """Which pixels of the reference grid a frame shows, (1, Y, X) float64 0 or 1; its affine is (3, 3)."""
-    y, x = affine_coordinates(frame_from_reference[None].to(source.device), source.shape)
-    return inside_frame(y, x, source.shape, usable_margin_px(source.scales)).double()
+    return _place(source, frame_from_reference)[2]
 
 
 def aligned_part(source: FrameSource, index: int, frame_from_reference: Tensor) -> TemplateSum:
     """What one frame adds to the template, given its affine (3, 3)."""
-    prepared, margin, shape = source.prepared([index]), usable_margin_px(source.scales), source.shape
-    y, x = affine_coordinates(frame_from_reference[None].to(source.device), shape)
-    inside = inside_frame(y, x, shape, margin).double()
+    prepared = source.prepared([index])
+    y, x, inside = _place(source, frame_from_reference)
     prefilter = spline_prefilter_kernel()
     base = sample_spline(filter_separable(prepared.base, prefilter, prefilter), y, x)
     return TemplateSum(inside * sample_spline(prepared.coefficients, y, x), inside * base, inside)
@@ -72,3 +70,9 @@ def sum_template(
         if advance:
             advance()
     return TemplateSum(filtered, base, count)
+
+
+def _place(source: FrameSource, frame_from_reference: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where a frame has the pixels of the reference grid, y and x, and whether it shows them; each (1, Y, X)."""
+    y, x = affine_coordinates(frame_from_reference[None].to(source.device), source.shape)
+    return y, x, inside_frame(y, x, source.shape, usable_margin_px(source.scales)).double()
