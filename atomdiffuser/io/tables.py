@@ -33,7 +33,7 @@ _AFFINE = {
 _SIGMA = {
     "displacement_sigma_px": ("1 σ of the displacement, root mean square over the frame", "px"),
     "valid": ("whether the row can be used", ""),
-    "reason": ("why it cannot; empty when valid", ""),
+    "reason": ("why it cannot, or in what it is ambiguous; else empty", ""),
 }
 _REGION = {"region": ("name of the region", ""), "region_id": ("number of the region", "")}
 
@@ -47,6 +47,7 @@ COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
         **_AFFINE,
         "score": ("correlation of the two aligned, band-passed frames, −1…1", ""),
         "hop_probability": ("probability that the registration is off by a lattice vector", ""),
+        "ambiguous": ("whether the two frames cannot tell this drift from one a lattice vector away", ""),
         "residual_px": ("distance from the trajectory, root mean square over the frame", "px"),
         **_SIGMA,
     },
@@ -63,6 +64,8 @@ COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
         "scale": ("linear magnification against the reference frame", ""),
         "shear": ("shear against the reference frame", ""),
         "closure_px": ("disagreement of the frame's pairs around closed loops", "px"),
+        "hop_probability": ("probability that the frame is off by a lattice vector against the reference frame", ""),
+        "ambiguous": ("whether that probability is above the limit in the settings", ""),
         **_SIGMA,
     },
     "damage": {
