@@ -16,10 +16,10 @@ from typing import Any, NoReturn
 import rich_click as click
 
 from atomdiffuser.cli_options import PATH, set_threads
+from atomdiffuser.cli_progress import Progress, progress_of
 from atomdiffuser.errors import AtomDiffuserError
 
 DEBUG = "ATOMDIFFUSER_DEBUG"
-Progress = Callable[[int, int], None]
 
 
 def fail(label: str, sentence: str) -> NoReturn:
@@ -47,7 +47,7 @@ def stage_options(function: Callable) -> Callable:
 
 def run_stage(
     stage: str,
-    work: Callable[[Progress | None], None],
+    work: Callable[[Progress], None],
     *,
     log: Path | None = None,
     status: Path | None = None,
@@ -70,7 +70,7 @@ def run_stage(
     with logging_to(log), one_sentence(label, log=log, on_failure=record.fail if record else None):
         if record is not None:
             record.begin()
-        with progress_bar(label) as progress:
+        with progress_of(stage, label) as progress:
             work(progress)
     click.echo(f"{label}: done in {time.monotonic() - started:.1f} s", err=True)
 
@@ -134,21 +134,6 @@ def logging_to(path: Path | None) -> Iterator[None]:
         handler.close()
 
 
-@contextmanager
-def progress_bar(label: str) -> Iterator[Progress | None]:
-    """A callback (done, total) that moves a bar; None where nobody watches."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(label, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
 def run_workflow(session: Path, *, results: Path | None = None, cores: str = "all", extra: Sequence[str] = ()) -> int:
     """Run the Snakefile of the checkout on a session; returns Snakemake's exit code."""
     from atomdiffuser.workflow.config_file import CHECKOUT
@@ -184,4 +169,3 @@ def write_demo(session: Path, *, seed: int) -> None:
         session.mkdir(parents=True, exist_ok=True)
         write_demo_session(session, seed=seed)
         stamp.write_text(made_by, encoding="utf-8")
-

@@ -8,6 +8,7 @@ from typing import Any
 import rich_click as click
 
 from atomdiffuser.cli_options import INPUT_FILE, PATH
+from atomdiffuser.cli_progress import progress_of
 from atomdiffuser.cli_run import fail
 from atomdiffuser.errors import AtomDiffuserError
 
@@ -33,7 +34,9 @@ def train(config: Path, preset: str, folder: Path, changes: tuple[str, ...], **l
             arguments += ["--" + name.replace("_", "-"), str(value)]
     for change in changes:
         arguments += ["--set", change]
-    if main(arguments) == 1:
+    with progress_of("train", f"train {preset}") as progress:
+        code = main(arguments, progress=progress)
+    if code == 1:
         raise click.exceptions.Exit(1)
 
 

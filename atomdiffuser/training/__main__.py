@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from atomdiffuser.training.settings import parse_value, read_settings
 CONFIG = Path("config/train.yaml")
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, *, progress: Callable[[int, int], None] | None = None) -> int:
     """Exit code 0 when the schedule is done, 3 when a limit came first, 1 after an error."""
     parser = argparse.ArgumentParser(prog="python -m atomdiffuser.training", description=__doc__)
     parser.add_argument("preset")
@@ -32,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
         device = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
         result = train(
             settings, options.folder, device=device, max_minutes=options.max_minutes, max_steps=options.max_steps,
-            report=lambda line: print(line, file=sys.stderr, flush=True),
+            report=lambda line: print(line, file=sys.stderr, flush=True), progress=progress,
         )  # fmt: skip
     except AtomDiffuserError as error:
         print(f"train: {error}", file=sys.stderr)

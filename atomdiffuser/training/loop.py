@@ -52,6 +52,7 @@ class TrainResult:
 def train(
     settings: TrainSettings, folder: Path, *, device: torch.device | str = "cpu", max_minutes: float | None = None,
     max_steps: int | None = None, report: Callable[[str], None] = print,
+    progress: Callable[[int, int], None] | None = None,
 ) -> TrainResult:  # fmt: skip
     """Train, or go on training what lies in `folder`.
 
@@ -64,6 +65,8 @@ def train(
         Limits of this call, after which a checkpoint is written; the schedule does not change.
     report
         Takes a line about the progress every few seconds.
+    progress
+        Called after each step with (steps done, steps in all); 0 in all while that is not fixed yet.
 
     Raises
     ------
@@ -107,6 +110,8 @@ def train(
         rate = learning_rate(state.step, state.total_steps, settings)
         parts = run.step(state.step, rate)
         state.step += 1
+        if progress is not None:
+            progress(state.step, state.total_steps or 0)
         for name, value in parts.items():
             totals[name] = totals.get(name, 0) + value
         counted += 1

@@ -13,6 +13,7 @@ sys.path.insert(0, workflow.basedir)  # this checkout's package, whether or not 
 
 try:
     from atomdiffuser.cli_options import settings_flags
+    from atomdiffuser.cli_progress import IN_JOB
     from atomdiffuser.errors import AtomDiffuserError
     from atomdiffuser.io.discovery import discover
     from atomdiffuser.workflow.closing import closing_text, run_command, summary_command
@@ -128,7 +129,7 @@ def up_to(threads):
 
 # A job finds this checkout's package also in a conda environment, for which Snakemake unsets PYTHONPATH, and without
 # one the same Python that runs Snakemake.
-prepare = f"set -euo pipefail; export PYTHONPATH={shlex.quote(workflow.basedir)}; "
+prepare = f"set -euo pipefail; export PYTHONPATH={shlex.quote(workflow.basedir)} {IN_JOB}=1; "
 if "conda" not in {str(m) for m in workflow.deployment_settings.deployment_method}:
     prepare += f"export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH; "
 shell.prefix(prepare.replace("{", "{{").replace("}", "}}"))
