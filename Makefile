@@ -35,12 +35,16 @@ lint: $(STAMPS)/lint  ## check style of Python and rules
 benchmark: $(STAMPS)/demo  ## measure accuracy and speed against known truth
 	@$(BIN)/python -m benchmarks $(BENCHMARK_ARGS)
 
+.PHONY: benchmark-drift
+benchmark-drift: $(STAMPS)/base $(STAMPS)/peers  ## compare drift of pairs with other registration tools
+	@$(BIN)/python -m atomdiffuser evaluate drift artefacts/benchmarks/drift
+
 .PHONY: schema
 schema: $(STAMPS)/base  ## write config/config.yaml and its schema from atomdiffuser/config.py
 	@$(BIN)/python -m atomdiffuser.workflow.config_file
 
 .PHONY: lock
-lock: setup-all  ## pin what is installed in .venv
+lock: setup-all $(STAMPS)/peers  ## pin what is installed in .venv
 	@$(BIN)/python requirements/lock.py
 
 .PHONY: setup setup-all
@@ -57,6 +61,6 @@ $(STAMPS)/base: requirements/lock.txt pyproject.toml | $(BIN)/python
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@mkdir -p $(STAMPS) && touch $@
 
-$(STAMPS)/demo $(STAMPS)/test $(STAMPS)/lint: $(STAMPS)/%: requirements/%.txt $(STAMPS)/base
+$(STAMPS)/demo $(STAMPS)/peers $(STAMPS)/test $(STAMPS)/lint: $(STAMPS)/%: requirements/%.txt $(STAMPS)/base
 	@$(PIP) install -r $<
 	@mkdir -p $(STAMPS) && touch $@

@@ -1,4 +1,4 @@
-"""The subcommands `train` and `evaluate`."""
+"""The subcommands `train`, `evaluate maps` and `evaluate drift`."""
 
 from __future__ import annotations
 
@@ -40,14 +40,19 @@ def train(config: Path, preset: str, folder: Path, changes: tuple[str, ...], **l
         raise click.exceptions.Exit(1)
 
 
-@click.command()
+@click.group()
+def evaluate() -> None:
+    """Judge the methods against simulated truth."""
+
+
+@evaluate.command("maps")
 @click.argument("folder", type=PATH)
 @click.option("--weights", help="Name of shipped weights or a file; default: the shipped ones.")
 @click.option("--baseline", "baselines", multiple=True, metavar="NAME=FILE", help="A trained baseline shown beside it.")
 @click.option("--pairs", type=click.IntRange(min=1), default=4, show_default=True, help="Of each crystal and fluence.")
 @click.option("--classical/--no-classical", default=True, show_default=True, help="Run local regression beside it.")
 @click.option("--device", type=DEVICE, default="auto", show_default=True)
-def evaluate(
+def evaluate_maps(
     folder: Path, weights: str | None, baselines: tuple[str, ...], pairs: int, classical: bool, device: str
 ) -> None:
     """Judge trained weights on simulated truth; writes a page with tables and figures into FOLDER."""
@@ -66,5 +71,42 @@ def evaluate(
             options=replace(BenchmarkOptions(), pairs=pairs), report=lambda line: click.echo(line, err=True),
         )  # fmt: skip
     except AtomDiffuserError as error:
-        fail("evaluate", str(error))
+        fail("evaluate maps", str(error))
+    click.echo(folder / "index.html")
+
+
+@evaluate.command("drift")
+@click.argument("folder", type=PATH)
+@click.option("--seeds", type=click.IntRange(min=1), default=8, show_default=True, help="Simulated series a case.")
+@click.option(
+    "--specimen", "specimens", multiple=True, help="What is simulated; default: lattice, dumbbells, particle."
+)
+@click.option("--electrons", type=float, multiple=True, help="Electrons per pixel; default: 5, 20 and 200.")
+@click.option(
+    "--peers/--no-peers", default=True, show_default=True, help="Run the tools of the extra `peers` beside it."
+)
+def evaluate_drift(
+    folder: Path, seeds: int, specimens: tuple[str, ...], electrons: tuple[float, ...], peers: bool
+) -> None:
+    """Compare drift of pairs with the physical limit and with other registration tools.
+
+    Writes tables, figure and a page into FOLDER. `pip install "atomdiffuser[peers]"` brings the other tools.
+    """
+    from dataclasses import replace
+
+    from atomdiffuser.evaluation.drift import DriftBenchmark
+    from atomdiffuser.evaluation.drift_page import evaluate_drift as run
+
+    changes = {"seeds": seeds}
+    if specimens:
+        changes["specimens"] = specimens
+    if electrons:
+        changes["electrons_per_px"] = electrons
+    try:
+        text = run(
+            folder, replace(DriftBenchmark(), **changes), peers=peers, report=lambda line: click.echo(line, err=True)
+        )
+    except AtomDiffuserError as error:
+        fail("evaluate drift", str(error))
+    click.echo(text)
     click.echo(folder / "index.html")

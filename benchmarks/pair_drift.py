@@ -14,10 +14,10 @@ import torch
 from skimage.registration import phase_cross_correlation
 
 from atomdiffuser import estimate_pairs, geometry
+from atomdiffuser.evaluation.bound import affine_bound_px
 from atomdiffuser.simulation.series import simulate_series
 
 SHAPE = (256, 256)
-RIM_PX = 8
 
 
 def run(n_seeds: int = 4) -> pd.DataFrame:
@@ -72,7 +72,7 @@ def _case(specimen: str, electrons: float, lag: int, n_seeds: int) -> dict[str, 
         ours.append(error(torch.as_tensor(found.moving_from_reference[0])))
         phase.append(error(geometry.translation(torch.as_tensor(-shift))))
         nothing.append(error(geometry.identity()))
-        ratio.append(ours[-1] / bound_px(simulated.expected[0], simulated.expected[lag]))
+        ratio.append(ours[-1] / affine_bound_px(simulated.expected[0], simulated.expected[lag]))
     return {
         "error_over_bound": float(np.nanmedian(ratio)),
         "worst_over_bound": float(np.nanmax(ratio)),
@@ -83,19 +83,3 @@ def _case(specimen: str, electrons: float, lag: int, n_seeds: int) -> dict[str, 
         "do_nothing_px": float(np.median(nothing)),
         "seconds_per_pair": seconds / n_seeds,
     }
-
-
-def bound_px(expected_reference: np.ndarray, expected_moving: np.ndarray) -> float:
-    """RMS displacement bound of an affine between two frames of known expected electrons (Y, X) under Poisson noise."""
-    shape = expected_reference.shape
-    points = geometry.pixel_grid(shape)
-    columns = torch.cat([points, torch.ones(*shape, 1, dtype=torch.float64)], dim=-1)  # (Y, X, 3)
-    inner = (slice(RIM_PX, -RIM_PX), slice(RIM_PX, -RIM_PX))
-    covariance = torch.zeros(6, 6, dtype=torch.float64)
-    for expected in (expected_reference, expected_moving):
-        image = torch.as_tensor(np.asarray(expected, dtype=np.float64))
-        slope_y, slope_x = torch.gradient(image)
-        jacobian = torch.cat([slope_y[..., None] * columns, slope_x[..., None] * columns], dim=-1)[inner].reshape(-1, 6)
-        information = jacobian.T @ (jacobian / image[inner].reshape(-1, 1).clamp_min(0.05))
-        covariance += torch.linalg.inv(information)
-    return float(geometry.displacement_sigma_px(covariance, shape))

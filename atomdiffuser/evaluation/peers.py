@@ -123,9 +123,7 @@ def _scikit_image() -> Estimate:
     from skimage.registration import phase_cross_correlation
 
     def estimate(reference: np.ndarray, moving: np.ndarray) -> np.ndarray:
-        back, _, _ = phase_cross_correlation(
-            reference, moving, upsample_factor=SUB_PIXEL_FACTOR, normalization=None
-        )
+        back, _, _ = phase_cross_correlation(reference, moving, upsample_factor=SUB_PIXEL_FACTOR, normalization=None)
         return _shift(-np.asarray(back))
 
     return estimate
