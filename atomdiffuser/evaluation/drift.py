@@ -120,7 +120,7 @@ def summarise(pairs: pd.DataFrame) -> pd.DataFrame:
         ratio = rows["over_bound"].fillna(np.inf)
         return pd.Series({
             "pairs": len(rows), "bound_px": rows["bound_px"].median(),
-            "median_over_bound": ratio.quantile(0.5, interpolation="lower") if np.isinf(ratio).any() else ratio.median(),
+            "median_over_bound": _median(ratio),
             "p95_over_bound": ratio.quantile(0.95, interpolation="higher"),
             "gross": int(((rows["error_px"] > GROSS_PX) & ~rows["hop"]).sum()), "hops": int(rows["hop"].sum()),
             "no_answer": int(rows["error_px"].isna().sum()), "seconds": rows["seconds"].median(),
@@ -144,6 +144,11 @@ def compare_with_best_peer(table: pd.DataFrame) -> pd.DataFrame:
             "best": peers[best] if best else np.nan, "ours_over_best": medians[OURS] / peers[best] if best else np.nan,
         })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _median(ratio: pd.Series) -> float:
+    """Median in which infinities may stand: pandas' own would make a mean of a number and an infinity."""
+    return float(ratio.quantile(0.5, interpolation="lower") if np.isinf(ratio).any() else ratio.median())
 
 
 def _judge(

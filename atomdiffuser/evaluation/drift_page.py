@@ -90,7 +90,7 @@ def wide_table(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def drift_figure(table: pd.DataFrame) -> bytes | None:
-    """Median error over the bound against counts, a panel per specimen and kind of pair, as PNG; None without matplotlib."""
+    """Median error over the bound against counts, a panel per specimen and kind of pair (PNG bytes)."""
     try:
         from matplotlib.figure import Figure
     except ImportError:

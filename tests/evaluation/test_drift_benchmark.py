@@ -38,7 +38,7 @@ def bright():
 @pytest.mark.filterwarnings("default")  # the tools' own; an error in the middle of a compiled one ends the process
 @pytest.mark.parametrize("peer", peers.PEERS, ids=lambda p: p.name)
 def test_every_tool_is_read_in_the_right_direction(peer, bright) -> None:
-    """Doing nothing is 2.0 px off, the wrong sign 4 px, x taken for y more than 3 px; the turn alone moves by 0.42 px."""
+    """Doing nothing is 2.0 px off, the wrong sign 4 px, x taken for y over 3 px; the turn alone moves by 0.42 px."""
     pytest.importorskip(peer.module)
     frames = np.asarray(bright.series.frames, dtype=np.float32)
     true = torch.as_tensor(bright.frame_from_reference[1])
