@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 from atomdiffuser.errors import SettingsError
 
+FrameFlag = Literal["blank", "duplicate", "missing_rows", "saturated", "blur", "defocus", "jump"]
+
 
 def setting(
     default: Any,
@@ -61,6 +63,47 @@ class RegisterSettings:
         maximum=1.0,
     )
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "Where the fit runs")
+    channels: Literal["shared", "own"] = setting(
+        "shared",
+        "Whether the detectors of one acquisition share the drift of one of them (the one of best signal, or "
+        "drift_channel in session.yaml) or have each its own",
+    )
+    excluded_flags: tuple[FrameFlag | Literal["none"], ...] = setting(
+        ("blank", "duplicate", "missing_rows", "blur", "defocus"),
+        "Frames with one of these flags are not used; with the others they are, and carry the flag",
+    )
+    blank_signal: float = setting(
+        0.05,
+        "A frame without structure and with less than this share of the usual signal is blank",
+        above=0.0,
+        maximum=1.0,
+    )
+    duplicate_rows: float = setting(
+        0.5, "A frame with more than this share of the rows of the one before is a duplicate", above=0.0, maximum=1.0
+    )
+    missing_rows: float = setting(
+        0.02, "A frame with more than this share of rows without contents has missing rows", minimum=0.0, maximum=1.0
+    )
+    saturated_fraction: float = setting(
+        0.005,
+        "A frame with more than this share of its pixels at the detector's limit is saturated",
+        minimum=0.0,
+        maximum=1.0,
+    )
+    least_sharpness: float = setting(
+        0.8,
+        "A frame is blurred or out of focus when its transfer leaves less than this share of the structure's amplitude "
+        "in the frames around it",
+        above=0.0,
+        maximum=1.0,
+    )
+    jump_fraction: float = setting(
+        0.02,
+        "A step between frames jumps when it differs from the usual one by this share of the shorter side, and by eight "
+        "times the steps' spread",
+        above=0.0,
+        maximum=1.0,
+    )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""What is wrong with single frames, and what happens while one is scanned: flags, reasons, and the numbers behind."""
