@@ -99,8 +99,8 @@ class RegisterSettings:
     )
     jump_fraction: float = setting(
         0.02,
-        "A step between frames jumps when it differs from the usual one by this share of the shorter side, and by eight "
-        "times the steps' spread",
+        "A step between frames is a jump when it differs from the usual one by this share of the shorter side, and by "
+        "eight times the steps' spread",
         above=0.0,
         maximum=1.0,
     )

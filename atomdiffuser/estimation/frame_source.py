@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -37,9 +37,19 @@ class FrameSource:
         self.n_frames, self.shape = series.n_frames, series.frame_shape
         self.unusable = self._find_unusable()
         self.usable = [k for k in range(self.n_frames) if k not in self.unusable]
+        self._gain_e = gain_e
         self.noise, self.scales = self._measure(gain_e)
         self.batch = self._batch_size()
         self._cache: OrderedDict[int, PreparedFrames] = OrderedDict()
+
+    def leave_out(self, reasons: Mapping[int, str]) -> None:
+        """Use some more frames no longer, each for its reason; noise and scales are measured again without them."""
+        new = {k: reason for k, reason in reasons.items() if k not in self.unusable}
+        if new:
+            self.unusable |= new
+            self.usable = [k for k in self.usable if k not in new]
+            self.noise, self.scales = self._measure(self._gain_e)
+            self._cache.clear()
 
     def raw(self, index: int) -> Tensor:
         """Frame (1, Y, X) float32, counts above the dark level; not-a-number pixels become the frame's mean."""

@@ -37,6 +37,26 @@ _SIGMA = {
 }
 _REGION = {"region": ("name of the region", ""), "region_id": ("number of the region", "")}
 
+_QUALITY = {
+    "flags": ("what is wrong with the frame, words with commas between; empty when nothing is", ""),
+    "flag_reasons": ("a sentence for each flag, semicolons between", ""),
+    "sharpness": ("amplitude that the frame's transfer leaves, over that of the frames around; NaN unknown", ""),
+    "sharpness_sigma": ("1 σ of sharpness", ""),
+    "blur_px": ("σ of the Gaussian that would blur the frames around as much, along the worse direction", "px"),
+    "saturated_fraction": ("share of the pixels at the detector's limit", ""),
+    "missing_rows_fraction": ("share of the rows without contents of their own", ""),
+}
+_WITHIN = {
+    "velocity_y_nm_per_s": ("drift velocity along y between frames; NaN unknown", "nm/s"),
+    "velocity_x_nm_per_s": ("drift velocity along x between frames; NaN unknown", "nm/s"),
+    "velocity_sigma_nm_per_s": ("1 σ of each component of the velocity between frames", "nm/s"),
+    "scan_velocity_y_nm_per_s": ("drift velocity along y during the frame, from its scale; NaN unknown", "nm/s"),
+    "scan_velocity_x_nm_per_s": ("drift velocity along x during the frame, from its shear; NaN unknown", "nm/s"),
+    "scan_velocity_sigma_nm_per_s": ("1 σ of each component of the velocity during the frame", "nm/s"),
+    "line_jitter_px": ("RMS offset of the scan lines along x, noise and slow part taken out; NaN unknown", "px"),
+    "line_jitter_sigma_px": ("1 σ of line_jitter_px", "px"),
+}
+
 COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
     "pairs": {
         "reference": ("number of the reference frame", ""),
@@ -67,6 +87,8 @@ COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
         "hop_probability": ("probability that the frame is off by a lattice vector against the reference frame", ""),
         "ambiguous": ("whether that probability is above the limit in the settings", ""),
         **_SIGMA,
+        **_QUALITY,
+        **_WITHIN,
     },
     "damage": {
         **_REGION,

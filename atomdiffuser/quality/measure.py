@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -67,7 +68,7 @@ def measure_quality(
     for k in empty:
         flags.add(k, BLANK, source.unusable.get(k) or "blank: every row is constant")
     missing = np.array([0.0 if k in empty else f.missing_rows.mean() for k, f in enumerate(facts)])
-    repeated = np.array([0.0] + [repeated_rows(now, before) for before, now in zip(facts, facts[1:], strict=False)])
+    repeated = np.array([0.0] + [repeated_rows(now, before) for before, now in itertools.pairwise(facts)])
     flag_counts(flags, [f.digest for f in facts], missing, repeated, saturated, top, settings)
 
     measured = [k for k in range(t) if not flags.words[k] or flags.words[k] == ["saturated"]]

@@ -5,13 +5,13 @@ Frame k shows, in the band of the structure, the power
     P_k(q) = c_k · S(q) · exp(−4π² qᵀ Δ_k q) + N_k
 
 S the series' mean power without noise, N_k the frame's own noise floor, c_k what gain and damage leave of the power. A
-blur by a Gaussian of covariance Δ_k [px²] makes the spectrum steeper; damage that melts the lattice lowers c_k and leaves
-the shape as it is; drift changes neither (a B-factor per frame, as in Scheres, eLife 3:e03665, 2014). c_k and Δ_k are
+blur by a Gaussian of covariance Δ_k [px²] makes the spectrum steeper; damage that melts the lattice lowers c_k and
+leaves the shape as it is; drift changes neither (a B-factor per frame, as in Scheres, eLife 3:e03665, 2014). c_k and Δ_k are
 fitted with the variance of a periodogram as weights. All spectra are smoothed a little first: small turns and strains
 move the reflections by less.
 
-Assumes that damage takes all of the structure's wavelengths alike within a few frames; slow changes of shape are followed,
-see `flags`.
+Assumes that damage takes all of the structure's wavelengths alike within a few frames; slow changes of shape are
+followed, see `flags`.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def measure_transfer(spectra: FrameSpectra, scales: ImageScales) -> Transfer:
 
 
 def log_amplitude(broadening_px2: np.ndarray, typical_frequency: float) -> np.ndarray:
-    """Logarithm of what a broadening (t, 2, 2) leaves of the amplitude at the typical frequency, worse direction, (t,)."""
+    """Log of what a broadening (t, 2, 2) leaves of the amplitude at the typical frequency, worse direction, (t,)."""
     known = np.isfinite(broadening_px2).all((1, 2))
     worst = np.full(len(broadening_px2), np.nan)
     worst[known] = np.linalg.eigvalsh(broadening_px2[known])[:, 1]
