@@ -75,15 +75,18 @@ def convert(
 @click.argument("frames", type=STORE)
 @click.argument("pairs", type=PATH)
 @click.argument("trajectory", type=PATH)
+@click.option("--drift-of", type=PATH, help="trajectory.parquet of another channel of the acquisition: take its drift.")
 @settings_options(RegisterSettings)
 @stage_options
-def register(frames: Path, pairs: Path, trajectory: Path, settings: RegisterSettings, run: Any) -> None:
+def register(
+    frames: Path, pairs: Path, trajectory: Path, drift_of: Path | None, settings: RegisterSettings, run: Any
+) -> None:
     """FRAMES → drift of each pair (PAIRS) and of each frame (TRAJECTORY)."""
 
     def work(progress: Any) -> None:
         from atomdiffuser.stages.register import register as stage
 
-        stage(frames, pairs, trajectory, settings, progress=progress)
+        stage(frames, pairs, trajectory, settings, drift_of=drift_of, progress=progress)
 
     run_stage("register", work, **run)
 

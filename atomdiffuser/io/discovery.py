@@ -21,10 +21,11 @@ from typing import Any, Literal
 from atomdiffuser._version import __version__
 from atomdiffuser.errors import AtomDiffuserError, SettingsError
 from atomdiffuser.io import _formats
+from atomdiffuser.io.channels import share_drift
 from atomdiffuser.io.session_file import SERIES_SHEET, SESSION_FILE, SessionFile, read_session_file
 
 State = Literal["series", "skipped", "failed"]
-INSPECTION = 1
+INSPECTION = 2
 """Raise when inspection finds other things in the same file, so that older caches are not believed."""
 
 LONGEST_SLUG = 80
@@ -49,6 +50,10 @@ class SeriesEntry:
         SHA-256 of the contents; empty when they could not be read.
     overrides
         What session.yaml and series.tsv say of it.
+    channel, shape, drift_information
+        Of one of several detectors of an acquisition: its title, (t, y, x), and what a frame says about a shift.
+    drift_from
+        ID of the channel of the same acquisition whose drift it takes; empty when it has its own.
     """
 
     series_id: str
@@ -60,15 +65,19 @@ class SeriesEntry:
     state: State
     reason: str = ""
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    channel: str = ""
+    shape: tuple[int, ...] = ()
+    drift_information: float = 0.0
+    drift_from: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, see `from_json`."""
-        return {**asdict(self), "sources": list(self.sources)}
+        return {**asdict(self), "sources": list(self.sources), "shape": list(self.shape)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> SeriesEntry:
         """The entry that `to_json` wrote."""
-        return cls(**{**values, "sources": tuple(values["sources"])})
+        return cls(**{**values, "sources": tuple(values["sources"]), "shape": tuple(values.get("shape", ()))})
 
 
 @dataclass(frozen=True)
@@ -205,11 +214,26 @@ def _look(unit: _Unit, promised: bool) -> dict[str, Any]:
             return {**found, "ignored": True}
         found["sha256"] = fingerprint_of(unit.paths)
         found["signals"] = json.loads(json.dumps([asdict(s) for s in inspect(unit.paths[0])]))
+        _weigh_channels(unit.paths[0], found["signals"])
     except AtomDiffuserError as error:
         if not promised:
             return {**found, "ignored": True}
         found["error"] = str(error).removeprefix(f"{unit.paths[0]}: ")
     return found
+
+
+def _weigh_channels(path: Path, signals: list[dict[str, Any]]) -> None:
+    """Note for each time series of several in a file what its first frame says about a shift."""
+    from atomdiffuser.io.channels import drift_information
+    from atomdiffuser.io.readers import quiet, read_series
+
+    channels = [s for s in signals if s["kind"] == "time series"]
+    for signal in channels if len(channels) > 1 else ():
+        try:
+            with quiet():
+                signal["drift_information"] = drift_information(read_series(path, signal=signal["index"]).frame(0))
+        except Exception:  # the convert stage will say what is wrong with it
+            signal["drift_information"] = 0.0
 
 
 def _is_result(store: Path) -> bool:
@@ -263,7 +287,12 @@ def _channels(session: Path, unit: _Unit, signals: list[Mapping[str, Any]]) -> l
     titles = Counter(s["title"] for s in signals)
     labels = [s["title"] if titles[s["title"]] == 1 else f"{s['title']} {s['index']}" for s in signals]
     return [
-        _entry(session, unit, "series", signal=s["index"], channel=label)
+        replace(
+            _entry(session, unit, "series", signal=s["index"], channel=label),
+            channel=label,
+            shape=tuple(s["shape"]),
+            drift_information=s.get("drift_information", 0.0),
+        )
         for s, label in zip(signals, labels, strict=True)
     ]
 
@@ -306,7 +335,10 @@ def _single_frames(session: Path, folder: Path, units: list[_Unit], settings: Se
             entry = _entry(session, whole, "skipped", reason + _way_out([{"is_stack": True}]))
         else:
             entry = _entry(session, whole, "series")
-        entries.append(replace(entry, series_id=_slug(name), name=_printable(name), signal=k if several else None))
+        entry = replace(entry, series_id=_slug(name), name=_printable(name), signal=k if several else None)
+        if several:
+            entry = replace(entry, channel=image["title"], shape=(len(frames), *image["shape"][-2:]))
+        entries.append(entry)
     return entries + odd
 
 
@@ -373,17 +405,19 @@ def _with_settings(entries: list[SeriesEntry], settings: SessionFile) -> list[Se
     for entry in entries:
         known.setdefault(_origin(entry), []).extend(_names(entry))
     settings.check_keys(known)
-    result = []
+    result, channels = [], {}
     for entry in entries:
         overrides = settings.overrides(_names(entry))
         skip = overrides.pop("skip", False)
+        if channel := overrides.pop("drift_channel", None):
+            channels[entry.series_id] = channel
         entry = replace(entry, overrides=overrides)
         if entry.state != "skipped" and skip:
             entry = replace(entry, state="skipped", reason=f"skip is set in {SESSION_FILE} or {SERIES_SHEET}")
         elif entry.state == "series" and not settings.is_listed(_names(entry)):
             entry = replace(entry, state="skipped", reason=f"not listed in {SERIES_SHEET}")
         result.append(entry)
-    return result
+    return share_drift(result, channels)
 
 
 def _origin(entry: SeriesEntry) -> str:

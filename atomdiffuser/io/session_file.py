@@ -43,6 +43,11 @@ _OVERRIDES: dict[str, dict[str, Any]] = {
     "gain_e": {**_POSITIVE, "description": "Electrons per count"},
     "beam_energy_kV": {**_POSITIVE, "description": "Acceleration voltage [kV]"},
     "detector": {"type": "string", "minLength": 1, "description": "Name of the detector"},
+    "drift_channel": {
+        "type": "string",
+        "minLength": 1,
+        "description": "Channel of the same acquisition whose drift is taken, such as HAADF; own: each its own",
+    },
     "excluded_frames": {
         "type": "array",
         "items": {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": r"^\d+-\d+$"}]},

@@ -57,4 +57,7 @@ def _row(results: Path, entry: SeriesEntry, settings: ReportSettings) -> Session
         series = read_frames(folder / "frames.ome.zarr")
         return analysed_row(folder, series, settings, series_id=entry.series_id, name=entry.name, source=source)
     except AtomDiffuserError as error:
+        if entry.drift_from and not (folder / "trajectory.parquet").exists():
+            reason = f"its drift is that of {entry.drift_from}, which failed"
+            return SessionRow(entry.series_id, entry.name, source, "failed", "register", reason)
         return SessionRow(entry.series_id, entry.name, source, "failed", "report", str(error))

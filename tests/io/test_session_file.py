@@ -136,4 +136,4 @@ def test_the_schema_is_valid_closed_described_and_matches_what_readers_take():
     overrides = schema["properties"]["defaults"]
     assert overrides["additionalProperties"] is False
     assert all(p["description"] for p in overrides["properties"].values())
-    assert set(overrides["properties"]) - {"skip", "conditions"} <= set(OVERRIDES)
+    assert set(overrides["properties"]) - {"skip", "conditions", "drift_channel"} <= set(OVERRIDES)

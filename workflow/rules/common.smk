@@ -110,6 +110,12 @@ def names_of_series(wildcards):
     return [text for pair in arguments.items() for text in pair]
 
 
+def drift_of_other_channel(wildcards):
+    """The trajectory that a channel takes over from another of its acquisition; none when it measures its own."""
+    other = SERIES[wildcards.series].drift_from
+    return [TRAJECTORY.format(series=other)] if other and SETTINGS.register.channels == "shared" else []
+
+
 def names_of_report(wildcards):
     """Arguments that say which series the page is about."""
     entry = SERIES[wildcards.series]

@@ -4,6 +4,8 @@
 rule register:
     input:
         frames=FRAMES,
+        # of a channel whose acquisition has a better one; its pairs lie beside it
+        drift=drift_of_other_channel,
     output:
         pairs=f"{OF_SERIES}pairs.parquet",
         trajectory=TRAJECTORY,
@@ -19,11 +21,13 @@ rule register:
         runtime=240,
         gpu=gpus("register"),
     params:
+        drift=lambda wildcards: [f"--drift-of={path}" for path in drift_of_other_channel(wildcards)],
         settings=FLAGS["register"],
         status=STATUS,
         code=CODE["register"],
     message:
         "{wildcards.series}: measuring the drift"
     shell:
-        "python -m atomdiffuser register {input.frames:q} {output.pairs:q} {output.trajectory:q} {params.settings:q}"
+        "python -m atomdiffuser register {input.frames:q} {output.pairs:q} {output.trajectory:q} {params.drift:q}"
+        " {params.settings:q}"
         " --threads {threads} --status {params.status:q} --log {log:q}"
