@@ -24,8 +24,8 @@ SECOND_DIFFERENCE_NOISE = 36.0  # (1 + 4 + 1)², noise variance that the second 
 def drift_information(frame: np.ndarray) -> float:
     """How much a frame (Y, X) says about a shift of it [1/px² a pixel]: mean squared slope over noise variance.
 
-    The noise is measured from the second difference along both axes (Immerkær, Comput. Vis. Image Underst. 64, 1996) and
-    its own slopes are taken out. 0 for a frame without structure.
+    The noise is measured from the second difference along both axes (Immerkær, Comput. Vis. Image Underst. 64, 1996)
+    and its own slopes are taken out. 0 for a frame without structure.
     """
     image = np.nan_to_num(np.asarray(frame, dtype=np.float64))
     if min(image.shape) < 4:

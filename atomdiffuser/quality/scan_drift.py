@@ -1,14 +1,15 @@
 """Drift while a frame is scanned, read from the shear and scale of its affine, beside the drift between frames.
 
-The lines of a frame are scanned one after the other. A sample that drifts at v [px/s] lies v·t_line further at each line:
-the frame shows it sheared by v_x·t_line along x and stretched by v_y·t_line along y. The affine from the reference frame
-has the difference of both frames' velocities, so the reference frame's own, which nothing shows, is taken from the drift
-between frames. A turn or a change of magnification moves both columns of the affine alike and drops out:
+The lines of a frame are scanned one after the other. A sample that drifts at v [px/s] lies v·t_line further at each
+line: the frame shows it sheared by v_x·t_line along x and stretched by v_y·t_line along y. The affine from the
+reference frame has the difference of both frames' velocities, so the reference frame's own, which nothing shows, is
+taken from the drift between frames. A turn or a change of magnification moves both columns of the affine alike and
+drops out:
 
     v_y = v_y,reference + (a_yy − a_xx) / t_line,      v_x = v_x,reference + (a_xy + a_yx) / t_line
 
-Where the two velocities disagree by much more than their σ, the sample was deformed or the scan was, or the drift was not
-steady.
+Where the two velocities disagree by much more than their σ, the sample was deformed or the scan was, or the drift was
+not steady.
 """
 
 from __future__ import annotations
@@ -75,8 +76,8 @@ def measure_scan_drift(
 def line_time_s(series: FrameSeries) -> float | None:
     """Time from one scan line to the next [s].
 
-    Dwell time times pixels where the dwell time is known (flyback is not counted, so velocities come out too large by its
-    share); else the frame time over the rows; None when neither is known.
+    Dwell time times pixels where the dwell time is known (flyback is not counted, so velocities come out too large by
+    its share); else the frame time over the rows; None when neither is known.
     """
     acquisition, (rows, columns) = series.acquisition, series.frame_shape
     if acquisition.dwell_s is not None:

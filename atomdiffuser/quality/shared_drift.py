@@ -25,8 +25,8 @@ def shared_trajectory(table: pd.DataFrame, series: FrameSeries, channel: str) ->
     shape = tuple(table.attrs["frame_shape"])
     if len(table) != series.n_frames or shape != series.frame_shape:
         raise AtomDiffuserError(
-            f"{series.name}: {series.n_frames} frames of {series.frame_shape} cannot take the drift of {channel}, which "
-            f"has {len(table)} of {shape}; set `register: channels: own` in the configuration"
+            f"{series.name}: {series.n_frames} frames of {series.frame_shape} cannot take the drift of {channel}, "
+            f"which has {len(table)} of {shape}; set `register: channels: own` in the configuration"
         )
     fluence = series.cumulative_fluence_e_per_A2()
     unknown = np.full(len(table), np.nan)

@@ -6,9 +6,9 @@ Frame k shows, in the band of the structure, the power
 
 S the series' mean power without noise, N_k the frame's own noise floor, c_k what gain and damage leave of the power. A
 blur by a Gaussian of covariance Δ_k [px²] makes the spectrum steeper; damage that melts the lattice lowers c_k and
-leaves the shape as it is; drift changes neither (a B-factor per frame, as in Scheres, eLife 3:e03665, 2014). c_k and Δ_k are
-fitted with the variance of a periodogram as weights. All spectra are smoothed a little first: small turns and strains
-move the reflections by less.
+leaves the shape as it is; drift changes neither (a B-factor per frame, as in Scheres, eLife 3:e03665, 2014). c_k and
+Δ_k are fitted with the variance of a periodogram as weights. All spectra are smoothed a little first: small turns and
+strains move the reflections by less.
 
 Assumes that damage takes all of the structure's wavelengths alike within a few frames; slow changes of shape are
 followed, see `flags`.

@@ -72,7 +72,8 @@ def test_session_yaml_decides_otherwise(session, text, expected) -> None:
 
 def test_a_channel_that_does_not_exist_is_named(session) -> None:
     (session / "session.yaml").write_text("series: {both.emd: {drift_channel: ABF}}")
-    with pytest.raises(SettingsError, match=r"drift_channel of both.emd: 'ABF' is no channel of it; there are BF, HAADF"):
+    message = r"drift_channel of both.emd: 'ABF' is no channel of it; there are BF, HAADF"
+    with pytest.raises(SettingsError, match=message):
         found(session)
 
 
