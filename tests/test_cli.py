@@ -54,12 +54,12 @@ def call(*arguments: str) -> Result:
 
 def other_than_default(stage: type) -> Any:
     """Settings of a stage that all differ from their defaults, within their ranges."""
-    other = {"auto": "cpu", "linear": "cubic", "reference": "union"}
+    other = {"auto": "cpu", "linear": "cubic", "reference": "union", "shared": "own"}
     values: dict[str, Any] = {}
     for field in dataclasses.fields(stage):
         default = field.default
         if isinstance(default, tuple):
-            values[field.name] = tuple(v + 1 for v in default)
+            values[field.name] = ("none",) if isinstance(default[0], str) else tuple(v + 1 for v in default)
         elif isinstance(default, str):
             values[field.name] = 6.5 if field.name.endswith("_px") else other[default]
         else:
