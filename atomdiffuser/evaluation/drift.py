@@ -40,8 +40,8 @@ class DriftBenchmark:
         At the brightest point.
     frames_apart
         Of the pairs; all pairs of one seed come from one series and start at its first frame.
-    seeds
-        Series a case.
+    seeds, first_seed
+        Series a case, and the seed of the first.
     critical_fluence
         Damage holes that take intensity and lattice alike; the lower, the faster. A frame brings 1000 e⁻/Å².
     """
@@ -51,6 +51,7 @@ class DriftBenchmark:
     frames_apart: Sequence[int] = (1, 5)
     damage: Sequence[bool] = (False, True)
     seeds: int = 8
+    first_seed: int = 0
     shape: tuple[int, int] = (256, 256)
     drift_px_per_frame: float = 0.8
     random_walk_px: float = 0.3
@@ -80,9 +81,8 @@ def run_benchmark(
 
     `error_px` is NaN where a method said that it found nothing. Every method is called once before the clock starts.
     """
-    cases = list(itertools.product(
-        options.specimens, options.electrons_per_px, options.damage, range(options.seeds)
-    ))  # fmt: skip
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    cases = list(itertools.product(options.specimens, options.electrons_per_px, options.damage, seeds))
     methods = {OURS: our_method, **methods, NOTHING: lambda reference, moving: np.eye(3)}
     rows: list[dict] = []
     for done, (specimen, electrons, damage, seed) in enumerate(cases):
