@@ -149,6 +149,9 @@ class AlignSettings:
         "reference",
         "Grid of the aligned frames: the reference frame's field, what all frames saw, or what any frame saw",
     )
+    line_jitter: Literal["kept", "corrected"] = setting(
+        "kept", "Whether the offsets of single scan lines are taken out too, as far as they are above the noise"
+    )
 
 
 @dataclass(frozen=True)

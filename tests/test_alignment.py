@@ -127,4 +127,35 @@ def test_on_an_offset_grid_pixels_keep_their_place() -> None:
 
 
 def test_frames_that_share_nothing_fall_back_to_the_reference() -> None:
-    assert choose_grid(np.stack([np.eye(3), shifted(50, 0)]), SHAPE, "intersection") == WHOLE
+    assert choose_grid(np.stack([np.eye(3), shifted(50, 0)]), SHAPE, "intersection") == Grid(SHAPE, (0, 0), True)
+
+
+def test_the_intersection_is_full_also_of_turned_and_sheared_frames(rng) -> None:
+    """Each side of the grid is the innermost of its corners, so a turned frame costs its corners' triangles too."""
+    turn = lambda degrees: np.array(
+        [[np.cos(np.deg2rad(degrees)), -np.sin(np.deg2rad(degrees)), 1.3],
+         [np.sin(np.deg2rad(degrees)) + 0.02, np.cos(np.deg2rad(degrees)), -2.1], [0, 0, 1]]
+    )  # fmt: skip
+    track = np.stack([np.eye(3), turn(4.0), turn(-3.0)])
+    grid = choose_grid(track, (60, 80), "intersection")
+    frame = rng.integers(1, 100, (60, 80)).astype(np.uint16)
+    assert all(np.isfinite(align_frame(frame, affine, grid, "linear")).all() for affine in track)
+    assert grid.shape[0] * grid.shape[1] > 0.7 * 60 * 80
+
+
+# --- scan lines -----------------------------------------------------------------------------------
+
+
+def test_lines_are_put_back_in_the_one_resampling(rng) -> None:
+    """Row 7 lies 2 px further right; together with a drift of (1, −3) px it comes back to where it was."""
+    frame = rng.integers(0, 4000, SHAPE).astype(np.uint16)
+    offset = np.zeros(SHAPE[0])
+    offset[7] = 2.0
+    torn = frame.copy()
+    torn[7, 2:] = frame[7, :-2]
+    aligned = align_frame(torn, np.eye(3), WHOLE, "nearest", offset)
+    assert np.array_equal(aligned[:, :-2], frame[:, :-2].astype(np.float32)) and np.isnan(aligned[7, -2:]).all()
+    moved = align_frame(torn, shifted(1, -3), WHOLE, "linear", offset)
+    assert np.allclose(moved[6, 3:20], frame[7, :17], atol=1e-2)
+    straight = align_frame(torn, shifted(1, -3), WHOLE, "linear")
+    assert np.abs(straight[6, 3:20] - frame[7, :17].astype(float)).max() > 100

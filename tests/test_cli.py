@@ -54,7 +54,7 @@ def call(*arguments: str) -> Result:
 
 def other_than_default(stage: type) -> Any:
     """Settings of a stage that all differ from their defaults, within their ranges."""
-    other = {"auto": "cpu", "linear": "cubic", "reference": "union", "shared": "own"}
+    other = {"auto": "cpu", "linear": "cubic", "reference": "union", "shared": "own", "kept": "corrected"}
     values: dict[str, Any] = {}
     for field in dataclasses.fields(stage):
         default = field.default

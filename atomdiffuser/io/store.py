@@ -88,6 +88,7 @@ def create_frames(
     original_metadata: Mapping[str, Any] | None = None,
     pyramid_levels: int = 2,
     compression_level: int = 3,
+    origin_px: tuple[int, int] = (0, 0),
 ) -> Iterator[FrameWriter]:
     """Write a frame store; it appears under `path`, whole, when the `with` block ends without an error.
 
@@ -107,6 +108,8 @@ def create_frames(
         Halved copies at most; levels smaller than a thumbnail are left out.
     compression_level
         Zstandard level; 0 stores uncompressed.
+    origin_px
+        Where the first pixel lies on the grid of the raw frames (y, x), so that viewers put both on top of each other.
     """
     path = Path(path)
     dtype = native_dtype(dtype)
@@ -124,7 +127,7 @@ def create_frames(
                 break
             shapes.append((n_frames, y, x))
         names = [f"{EXPERIMENT}/data", *(f"{EXPERIMENT}/pyramid/{level}" for level in range(1, len(shapes)))]
-        _write_zspy_groups(root, shapes[0], acquisition, name, step_s, original_metadata or {})
+        _write_zspy_groups(root, shapes[0], acquisition, name, step_s, original_metadata or {}, origin_px)
         levels = [create_array(root, n, s, dtype, compressors) for n, s in zip(names, shapes, strict=True)]
         writer = FrameWriter(root, levels, compressors)
         yield writer
@@ -134,7 +137,9 @@ def create_frames(
             {
                 "file_format": "ZSpy",
                 "file_format_version": ZSPY_VERSION,
-                "ome": multiscales(name, [(n, 2**i) for i, n in enumerate(names)], step_s, acquisition.pixel_size_nm),
+                "ome": multiscales(
+                    name, [(n, 2**i) for i, n in enumerate(names)], step_s, acquisition.pixel_size_nm, origin_px
+                ),
                 ROOT_KEY: to_json(
                     {
                         **(attributes or {}),
@@ -235,17 +240,18 @@ def _write_zspy_groups(
     name: str,
     step_s: float | None,
     original_metadata: Mapping[str, Any],
+    origin_px: tuple[int, int],
 ) -> None:
     experiment = root.create_group(EXPERIMENT)
     pixel = acquisition.pixel_size_nm
     space = "px" if pixel is None else "nm"
     axes = (
-        ("time", 1.0 if step_s is None else step_s, None if step_s is None else "s", True),
-        ("y", 1.0 if pixel is None else pixel[0], space, False),
-        ("x", 1.0 if pixel is None else pixel[1], space, False),
+        ("time", 1.0 if step_s is None else step_s, None if step_s is None else "s", True, 0),
+        ("y", 1.0 if pixel is None else pixel[0], space, False, origin_px[0]),
+        ("x", 1.0 if pixel is None else pixel[1], space, False, origin_px[1]),
     )
-    for i, (axis, scale, units, navigate) in enumerate(axes):
-        values = dict(name=axis, size=shape[i], scale=scale, offset=0.0, navigate=navigate, is_binned=False)
+    for i, (axis, scale, units, navigate, first) in enumerate(axes):
+        values = dict(name=axis, size=shape[i], scale=scale, offset=first * scale, navigate=navigate, is_binned=False)
         units_value = {} if units is None else {"units": units}
         experiment.create_group(f"axis-{i}").attrs.update({"_type": "UniformDataAxis", **values, **units_value})
     metadata = experiment.create_group("metadata")
@@ -277,11 +283,12 @@ def multiscales(
     datasets: list[tuple[str, int]],
     step_s: float | None,
     pixel_size_nm: tuple[float, float] | None,
+    origin_px: tuple[int, int] = (0, 0),
 ) -> dict[str, Any]:
     """OME-Zarr 0.5 metadata of (t, y, x) arrays.
 
     `datasets` lists (path, factor); an array of block means over factor² pixels has its first sample (factor − 1)/2
-    pixels off the first pixel's centre.
+    pixels off the first pixel's centre, which lies at `origin_px`.
     """
     time = {"name": "t", "type": "time", **({} if step_s is None else {"unit": "second"})}
     space = {"type": "space", **({} if pixel_size_nm is None else {"unit": "nanometer"})}
@@ -291,8 +298,9 @@ def multiscales(
         transforms: list[dict[str, Any]] = [
             {"type": "scale", "scale": [1.0 if step_s is None else step_s, *(float(p * factor) for p in pixel)]}
         ]
-        if factor > 1:
-            transforms.append({"type": "translation", "translation": [0.0, *(p * (factor - 1) / 2 for p in pixel)]})
+        first = [p * (o + (factor - 1) / 2) for p, o in zip(pixel, origin_px, strict=True)]
+        if any(first):
+            transforms.append({"type": "translation", "translation": [0.0, *first]})
         entries.append({"path": path, "coordinateTransformations": transforms})
     axes = [time, {"name": "y", **space}, {"name": "x", **space}]
     return {"version": "0.5", "multiscales": [{"name": name, "axes": axes, "datasets": entries}]}

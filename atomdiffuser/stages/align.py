@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import numpy as np
 from atomdiffuser.alignment import align_frame, choose_grid
 from atomdiffuser.config import AlignSettings
 from atomdiffuser.io.store import create_frames, read_frames
-from atomdiffuser.stages._sources import open_trajectory
+from atomdiffuser.stages._sources import open_source, open_trajectory
+
+logger = logging.getLogger(__name__)
 
 
 def align(
@@ -29,12 +32,18 @@ def align(
     series = read_frames(frames, dask=False)
     _, affines, valid, origin = open_trajectory(trajectory)
     grid = choose_grid(affines[valid], series.frame_shape, settings.extent)
+    if settings.extent == "intersection" and grid.is_fallback:
+        logger.warning("%s: no part of the sample is in all frames; aligned on the reference frame's grid", series.name)
+    offsets = _line_offsets(frames, affines, valid) if settings.line_jitter == "corrected" else {}
     total, count = np.zeros(grid.shape), np.zeros(grid.shape, np.int32)
     attributes = {
         "settings": dataclasses.asdict(settings),
         "reference_frame": origin,
         "origin_px": list(grid.origin_px),
         "interpolation": settings.interpolation,
+        "resamplings": 1,
+        "extent": "reference" if grid.is_fallback else settings.extent,
+        "line_jitter": settings.line_jitter,
     }
     with create_frames(
         output,
@@ -46,11 +55,12 @@ def align(
         name=f"{series.name} (aligned)",
         excluded=series.excluded,
         attributes=attributes,
+        origin_px=grid.origin_px,
     ) as writer:
         for k in range(series.n_frames):
             aligned = np.full(grid.shape, np.nan, np.float32)
             if valid[k]:
-                aligned = align_frame(series.frame(k), affines[k], grid, settings.interpolation)
+                aligned = align_frame(series.frame(k), affines[k], grid, settings.interpolation, offsets.get(k))
                 seen = np.isfinite(aligned)
                 total[seen] += aligned[seen]
                 count += seen
@@ -61,3 +71,13 @@ def align(
         np.divide(total, count, out=mean, where=count > 0)
         writer.write_array("mean", mean.astype(np.float32))
         writer.write_array("count", count)
+
+
+def _line_offsets(frames: Path, affines: np.ndarray, valid: np.ndarray) -> dict[int, np.ndarray]:
+    """Offsets along x of the lines of every valid frame [px], as far as they stand out of the noise."""
+    from atomdiffuser.quality.line_jitter import measure_jitter
+
+    _, source = open_source(frames, "cpu")
+    return {
+        k: found.correction() for k, found in measure_jitter(source, affines, np.flatnonzero(valid).tolist()).items()
+    }
