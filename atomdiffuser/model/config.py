@@ -21,8 +21,8 @@ class ModelConfig:
 
     Attributes
     ----------
-    fine_width, coarse_width
-        Channels of the shared encoder at strides 2 and 4.
+    fine_width
+        Channels of the shared encoder at stride 2.
     decoder_widths, decoder_blocks
         Channels of the decay decoder at strides 4, 8, 16 and 32, and blocks at each on the way down and up.
     condition
@@ -36,13 +36,10 @@ class ModelConfig:
     step_reach
         Reach of each correlation in cells [features, 2 px each]; there are as many refinements as numbers. The first
         has weights of its own, the others share theirs, so the others must be equal.
-    filters
-        Learned band-pass filters per octave in the pair statistics.
     """
 
     fine_width: int = 40
-    coarse_width: int = 64
-    decoder_widths: tuple[int, int, int, int] = (64, 96, 128, 128)
+    decoder_widths: tuple[int, int, int, int] = (40, 64, 96, 128)
     decoder_blocks: int = 2
     condition: int = 64
     shift_features: int = 8
@@ -52,7 +49,6 @@ class ModelConfig:
     step_width: int = 48
     step_blocks: int = 4
     step_reach: tuple[int, ...] = (4, 2, 2)
-    filters: int = 4
 
     def __post_init__(self) -> None:
         if len(self.decoder_widths) != 4:

@@ -1,4 +1,7 @@
-"""The two decay maps of an aligned pair, by a U-Net that starts at stride 4: the fields are smooth."""
+"""The two decay maps of an aligned pair: local regressions of five widths, blended and corrected by a U-Net.
+
+The net works at stride 4, where the fields live: they are smooth.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,14 @@ from torch import Tensor, nn
 
 from atomdiffuser.model.config import ModelConfig
 from atomdiffuser.model.layers import Stack, scaled_init
-from atomdiffuser.model.pair_statistics import PairStatistics
+from atomdiffuser.model.pair_statistics import WINDOW_CELLS, Evidence, PairStatistics
 from atomdiffuser.model.time_embedding import Conditioning
 
 LOG_LOWEST, LOG_HIGHEST = -5.0, 1.0
 SIGMA_LOG_LOWEST, SIGMA_LOG_HIGHEST = -7.0, 0.5
+LEAST_CONTRAST = 0.02  # where the logarithm of a slope, which noise can make negative, bends to its floor
+FIRST_WINDOW = 3  # the fourth width gets most of a fresh net's trust
+WINDOWS = len(WINDOW_CELLS)
 
 
 class DecayDecoder(nn.Module):
@@ -28,24 +34,23 @@ class DecayDecoder(nn.Module):
         super().__init__()
         widths, blocks = config.decoder_widths, (1,) * config.decoder_blocks
         self.conditioning = Conditioning(config.condition, with_time=True)
-        self.statistics = PairStatistics(config.filters)
-        self.enter = scaled_init(
-            nn.Conv2d(self.statistics.channels + 3 * config.coarse_width, widths[0], 3, padding=1), 1.0
-        )
+        self.statistics = PairStatistics()
+        self.enter = scaled_init(nn.Conv2d(self.statistics.channels, widths[0], 3, padding=1), 1.0)
         self.down_blocks = nn.ModuleList(Stack(w, config.condition, blocks) for w in widths)
         self.up_blocks = nn.ModuleList(Stack(w, config.condition, blocks) for w in widths[:-1])
         steps = list(pairwise(widths))
         self.down = nn.ModuleList(scaled_init(nn.Conv2d(a, b, 2, stride=2), 1.0) for a, b in steps)
         self.up = nn.ModuleList(scaled_init(nn.Conv2d(b, a, 1), 0.5) for a, b in steps)
-        self.leave = scaled_init(nn.Conv2d(widths[0], 4, 3, padding=1), 0.1)
+        self.leave = scaled_init(nn.Conv2d(widths[0], 2 * (WINDOWS + 2), 3, padding=1), 0.1)
         self.register_buffer("log_sigma_offset", torch.zeros(2))  # set after training, see training/calibration.py
         with torch.no_grad():
-            self.leave.bias[2:] = -2.5
+            for witness in (0, 1):
+                self.leave.bias[witness * (WINDOWS + 2) + FIRST_WINDOW] = 1.5
+                self.leave.bias[witness * (WINDOWS + 2) + WINDOWS + 1] = -2.5
 
-    def forward(self, statistics: Tensor, reference: Tensor, moving: Tensor, condition: Tensor) -> Tensor:
-        """Pair statistics and the coarse features of both frames, all at stride 4."""
-        product = reference * moving / (1 + reference.abs() + moving.abs())
-        x = self.enter(torch.cat([statistics.to(reference.dtype), reference, moving, product], 1))
+    def forward(self, evidence: Evidence, condition: Tensor) -> Tensor:
+        """What the pair shows, at stride 4, with the vector from `conditioning`."""
+        x = self.enter(evidence.channels)
         kept = []
         for level, blocks in enumerate(self.down_blocks):
             x = blocks(x, condition)
@@ -55,10 +60,19 @@ class DecayDecoder(nn.Module):
         for level in reversed(range(len(self.up))):
             x = kept[level] + F.interpolate(self.up[level](x), scale_factor=2, mode="bilinear", align_corners=False)
             x = self.up_blocks[level](x, condition)
-        numbers = self.leave(x).float()
-        rates = _bounded(numbers[:, :2], LOG_LOWEST, LOG_HIGHEST)
-        log_sigma = _bounded(numbers[:, 2:], SIGMA_LOG_LOWEST, SIGMA_LOG_HIGHEST)
+        intensity, contrast = self.leave(x).float().chunk(2, dim=1)
+        log_intensity = _blend(intensity, evidence.log_intensity) + intensity[:, WINDOWS]
+        value = _blend(contrast, evidence.contrast) + contrast[:, WINDOWS]
+        positive = LEAST_CONTRAST * F.softplus(value / LEAST_CONTRAST)
+        rates = _bounded(torch.stack([log_intensity, positive.clamp_min(1e-8).log()], 1), LOG_LOWEST, LOG_HIGHEST)
+        doubts = torch.stack([intensity[:, WINDOWS + 1], contrast[:, WINDOWS + 1]], 1)
+        log_sigma = _bounded(doubts, SIGMA_LOG_LOWEST, SIGMA_LOG_HIGHEST)
         return torch.cat([rates, log_sigma + self.log_sigma_offset[:, None, None]], 1)
+
+
+def _blend(numbers: Tensor, windows: Tensor) -> Tensor:
+    """Weighted mean over the windows, (n, y, x); the weights come from the first channels."""
+    return (numbers[:, :WINDOWS].softmax(1) * windows).sum(1)
 
 
 def _bounded(x: Tensor, low: float, high: float) -> Tensor:

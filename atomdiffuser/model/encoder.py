@@ -1,4 +1,4 @@
-"""The encoder that both frames share: stride 2, then stride 4."""
+"""The encoder that both frames share: features at stride 2."""
 
 from __future__ import annotations
 
@@ -17,16 +17,7 @@ class Encoder(nn.Module):
         self.conditioning = Conditioning(config.condition, with_time=False)
         self.stem = scaled_init(nn.Conv2d(3, config.fine_width, 5, stride=2, padding=2), 1.0)
         self.fine_blocks = Stack(config.fine_width, config.condition, (1,))
-        self.down = scaled_init(nn.Conv2d(config.fine_width, config.coarse_width, 3, stride=2, padding=1), 1.0)
-        self.coarse_blocks = Stack(config.coarse_width, config.condition, (1,))
-
-    def fine(self, channels: Tensor, condition: Tensor) -> Tensor:
-        """(n, 3, y, x) → (n, fine_width, y/2, x/2)."""
-        return self.fine_blocks(self.stem(channels), condition)
-
-    def coarse(self, fine: Tensor, condition: Tensor) -> Tensor:
-        """(n, fine_width, y/2, x/2) → (n, coarse_width, y/4, x/4)."""
-        return self.coarse_blocks(self.down(fine), condition)
 
     def forward(self, channels: Tensor, condition: Tensor) -> Tensor:
-        return self.fine(channels, condition)
+        """(n, 3, y, x) → (n, fine_width, y/2, x/2)."""
+        return self.fine_blocks(self.stem(channels), condition)

@@ -19,6 +19,7 @@ from atomdiffuser.interpolation import (
     spline_prefilter_kernel,
 )
 from atomdiffuser.model.layers import full_precision
+from atomdiffuser.model.pair_statistics import readout_variance
 
 ANSCOMBE = 3 / 8
 LEAST_LEVEL_E = 0.02
@@ -54,6 +55,8 @@ class PairFrames:
         (n, y, x) 1 where a pixel holds a finite number, else 0.
     level
         (n,) mean electrons a pixel of the reference frame.
+    readout
+        (n, 2) variance [electrons²] of a pixel of either frame beyond its shot noise.
     """
 
     reference: Tensor
@@ -62,6 +65,7 @@ class PairFrames:
     reference_valid: Tensor
     moving_valid: Tensor
     level: Tensor
+    readout: Tensor
 
     def __len__(self) -> int:
         return self.reference.shape[0]
@@ -145,9 +149,10 @@ def pair_frames(
             torch.where(v > 0, (e / level[:, None, None]).clamp(-LARGEST, LARGEST), 1.0)
             for e, v in zip(electrons, valid, strict=True)
         ]
+        readout = torch.stack([readout_variance(e, v) for e, v in zip(electrons, valid, strict=True)], 1)
         kernel = _prefilter()
         coefficients = filter_separable(values[1], kernel, kernel)
-    return PairFrames(values[0] * valid[0], values[1] * valid[1], coefficients, *valid, level)
+    return PairFrames(values[0] * valid[0], values[1] * valid[1], coefficients, *valid, level, readout)
 
 
 def _electrons(frames: Tensor, dark_level: Tensor | float, gain_e: Tensor | float) -> Tensor:

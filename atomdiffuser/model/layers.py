@@ -55,7 +55,7 @@ class Stack(nn.Module):
 
 def channel_norm(x: Tensor) -> Tensor:
     """Divide each pixel's channels by their root mean square."""
-    return x * torch.rsqrt(x.float().square().mean(1, keepdim=True) + 1e-4).to(x.dtype)
+    return x * torch.rsqrt(x.square().mean(1, keepdim=True, dtype=torch.float32) + 1e-4).to(x.dtype)
 
 
 def scaled_init(layer: nn.Conv2d, gain: float) -> nn.Conv2d:

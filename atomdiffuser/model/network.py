@@ -181,7 +181,6 @@ class AtomDiffuser(nn.Module):
     ) -> Tensor:
         """Rates and log σ (n, 4, y, x) at stride 4 of pairs whose drift is `drift` (n, 3, 3), asked at `tau` (n,)."""
         tiles = tiles or plan_tiles(frames.shape, 2**30)
-        encoder_condition = self.encoder.conditioning(frames.level)
         condition = self.decoder.conditioning(frames.level, tau)
         total = weights = None
         size = [-(-s // MAP_STRIDE) for s in frames.shape]
@@ -189,12 +188,10 @@ class AtomDiffuser(nn.Module):
             w = tile.window
             reference, reference_mask = frames.reference_window(w)
             moving, moving_mask = frames.aligned_window(w, drift)
-            coarse = []
-            for values, mask in ((reference, reference_mask), (moving, moving_mask)):
-                fine = self._fine(frames, values, mask, encoder_condition)
-                coarse.append(self.encoder.coarse(fine, encoder_condition))
-            statistics = self.decoder.statistics(reference, moving, reference_mask * moving_mask, frames.level)
-            fields = self.decoder(statistics, *coarse, condition)
+            evidence = self.decoder.statistics(
+                reference, moving, reference_mask * moving_mask, frames.level, frames.readout
+            )
+            fields = self.decoder(evidence, condition)
             if len(tiles) == 1:
                 return fields[:, :, : size[0], : size[1]]
             if total is None:

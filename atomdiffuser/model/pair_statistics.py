@@ -1,18 +1,22 @@
-"""Sums over an aligned pair that carry what the maps can be known from, corrected for the noise in the reference.
+"""Local regressions over an aligned pair at five scales: what the two maps can be known from, before anything is learned.
 
-Frames pass through linear filters w_k (learned, without mean, at three octaves). In a window
+Both frames pass through the same band-pass filters w_b (Laplacians of Gaussians, two widths at three octaves). In a
+Gaussian window around each cell of 4 × 4 pixels, with the filters' noise N_b taken out and m_b modes in a band,
 
-    intensity  ~ Σ moving / Σ reference
-    contrast   ~ Σ f_k(moving)·f_k(reference) / (Σ f_k(reference)² − |w_k|²·noise)
+    intensity  μ = Σ moving / Σ reference
+    contrast   κ = Σ_b m_b·C_b/N_b / Σ_b m_b·S_b/N_b,     C_b = Σ f_b(moving)·f_b(reference),  S_b = Σ f_b(reference)² − N_b
+    energy     ε = (Σ_b S'_b/N'_b · N'/N / Σ_b S_b/N_b)^½,   S' of the moving frame: blind to what is left of the drift
 
-where the noise of a pixel is its own mean number of electrons. Without the subtraction the slope would be biased low
-(errors in variables; Fuller, Measurement Error Models, 1987, eq. 1.2.3). Both are given at two scales, and as
-logarithms or bounded ratios, with how many electrons and how much signal over noise they rest on.
+κ is the slope of prewhitened frames, corrected for the noise in the reference, which would bias it low (errors in
+variables; Fuller, Measurement Error Models, 1987, eq. 1.2.3). Each comes with the standard error that shot noise gives
+it. Narrow windows are noisy, wide ones blurred: the decoder blends them place by place and corrects the blend.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -22,80 +26,185 @@ from atomdiffuser.model.config import MAP_STRIDE
 from atomdiffuser.model.layers import full_precision
 
 FILTER_PX = 9
+FILTER_WIDTHS_PX = (1.0, 1.4)
 OCTAVES = (1, 2, 4)
-WINDOW_CELLS = (3, 11)
-INDEPENDENT_SHARE = 0.2  # of a window's pixels, after the filters' correlation
+WINDOW_CELLS = (1.0, 2.0, 4.0, 8.0, 16.0)
+"""Standard deviations of the windows [cells]."""
+LARGEST_LOG, LARGEST_SLOPE = 2.5, 2.5
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the windows say, narrow to wide, float32.
+
+    Attributes
+    ----------
+    channels
+        (n, PairStatistics.channels, y/4, x/4): all of it on scales near 1, as the decoder reads it.
+    log_intensity, contrast
+        (n, windows, y/4, x/4): log μ and κ; 0 and 1 where nothing is seen.
+    """
+
+    channels: Tensor
+    log_intensity: Tensor
+    contrast: Tensor
 
 
 class PairStatistics(nn.Module):
-    """(n, channels, y/4, x/4) from an aligned pair of values over the mean."""
+    """Evidence from an aligned pair of values over the mean; nothing in it is learned."""
 
-    def __init__(self, filters: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.weights = nn.ParameterList(nn.Parameter(_band_passes(filters)) for _ in OCTAVES)
-        groups = len(OCTAVES) * (filters + 1) + 1
-        self.channels = len(WINDOW_CELLS) * (2 + groups + len(OCTAVES) + 1)
+        self.register_buffer("filters", _band_passes(), persistent=False)
+        octaves = len(OCTAVES)
+        self.channels = len(WINDOW_CELLS) * (5 + 2 * octaves) + 3
 
-    def forward(self, reference: Tensor, moving: Tensor, mask: Tensor, level: Tensor) -> Tensor:
-        """Images (n, y, x), 0 where `mask` is 0; `level` (n,) electrons that a value of 1 stands for."""
+    def forward(
+        self, reference: Tensor, moving: Tensor, mask: Tensor, level: Tensor, readout: Tensor
+    ) -> Evidence:
+        """Images (n, y, x), 0 where `mask` is 0.
+
+        Parameters
+        ----------
+        level
+            (n,) electrons that a value of 1 stands for.
+        readout
+            (n, 2) variance [electrons²] that pixels of either frame have beside their shot noise.
+        """
         with full_precision(reference.device):
             both = mask[:, None]
             images = torch.stack([reference, moving], 1) * both  # (n, 2, y, x)
-            per_value = 1 / level[:, None, None, None]
-            cross, square, noise = [], [], []
-            for octave, weight in zip(OCTAVES, self.weights, strict=True):
-                c, s, v = self._octave(images, both, weight - weight.mean((2, 3), keepdim=True), octave, per_value)
-                cross += [c.sum(1, keepdim=True), c]
-                square += [s.sum(1, keepdim=True), s]
-                noise += [v.sum(1, keepdim=True), v]
-            totals = lambda parts: sum(parts[::2])
-            cross, square, noise = (torch.cat([totals(p), *p], 1) for p in (cross, square, noise))
-            sums = F.avg_pool2d(torch.cat([images, both], 1), MAP_STRIDE)
-            features = [self._window(sums, cross, square, noise, level, cells) for cells in WINDOW_CELLS]
-        return torch.cat(features, 1)
+            cells = F.avg_pool2d(torch.cat([images, both], 1), MAP_STRIDE)
+            bands = [self._octave(images, both, octave, level, readout) for octave in OCTAVES]
+            return self._evidence(cells, torch.stack(bands, 1), level, readout)
 
-    def _octave(
-        self, images: Tensor, mask: Tensor, weight: Tensor, octave: int, per_value: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Cell means of products, squares and noise, (n, k, …) each."""
+    def _octave(self, images: Tensor, mask: Tensor, octave: int, level: Tensor, readout: Tensor) -> Tensor:
+        """(n, 4, y/4, x/4): C, S, S', each over the noise of its frame's mean, and the share that has a value."""
         binned, covered = F.avg_pool2d(images, octave), F.avg_pool2d(mask, octave)
-        inside = (F.avg_pool2d(covered, FILTER_PX, stride=1, padding=FILTER_PX // 2) > 0.999).float()
+        inside = _whole(covered)
         n, _, height, width = binned.shape
-        filtered = F.conv2d(binned.reshape(2 * n, 1, height, width), weight, padding=FILTER_PX // 2)
-        first, second = (filtered.unflatten(0, (n, 2)) * inside[:, None]).unbind(1)
+        filtered = F.conv2d(binned.reshape(2 * n, 1, height, width), self.filters, padding=FILTER_PX // 2)
+        first, second = (filtered.unflatten(0, (n, 2)) * inside[:, None]).unbind(1)  # (n, k, y, x)
         pool = lambda x: F.avg_pool2d(x, MAP_STRIDE // octave)
-        energy = weight.square().sum((1, 2, 3))[:, None, None] / octave**2
-        noise = energy * pool(binned[:, :1].clamp_min(0) * inside) * per_value
-        return pool(first * second), pool(first.square()), noise
+        energies = torch.stack([(first * second).sum(1), first.square().sum(1), second.square().sum(1)], 1)
+        # Noise of one filtered value is that of a pixel over octave²: the filters have unit energy.
+        scale = (octave**2 * level)[:, None, None, None]
+        excess = readout[:, :, None, None] / level[:, None, None, None]
+        noise = self.filters.shape[0] * (binned.clamp_min(0) + excess).clamp_min(0) * inside
+        energies = pool(energies) * scale
+        energies = energies - F.pad(pool(noise), (0, 0, 0, 0, 1, 0))
+        return torch.cat([energies, pool(inside)], 1)
 
-    def _window(self, sums: Tensor, cross: Tensor, square: Tensor, noise: Tensor, level: Tensor, cells: int) -> Tensor:
-        """Features of windows of `cells` cells, (n, channels, …)."""
-        wide = lambda x: F.avg_pool2d(x, cells, stride=1, padding=cells // 2)
-        reference, moving, coverage = wide(sums).unbind(1)
-        pixels = (cells * MAP_STRIDE) ** 2
-        electrons = pixels * level[:, None, None]
-        ratio = (
-            ((moving * electrons + 1).clamp_min(0.1) / (reference * electrons + 1).clamp_min(0.1)).log().clamp(-2, 1)
-        )
-        count = (reference * electrons).clamp_min(0).log1p() / 5
-        cross, square, noise = wide(cross), wide(square), wide(noise)
-        signal = (square - noise).clamp_min(0)
-        doubt = noise * math.sqrt(2 / (INDEPENDENT_SHARE * pixels)) + 1e-8
-        slope = (cross * signal / (signal.square() + doubt.square())).clamp(-1, 2)
-        certainty = (signal / doubt).log1p() / 3
-        step = (cross.shape[1] - 1) // len(OCTAVES)
-        picked = [0, *(1 + step * k for k in range(len(OCTAVES)))]  # all together, and each octave's sum
-        return torch.cat([ratio[:, None], count[:, None], slope - 1, certainty[:, picked]], 1) * (coverage > 0)[:, None]
+    def _evidence(self, cells: Tensor, bands: Tensor, level: Tensor, readout: Tensor) -> Evidence:
+        excess = (readout / level[:, None])[:, :, None, None]
+        channels, logs, slopes = [], [], []
+        modes = torch.tensor([1.0 / o**2 for o in OCTAVES], device=cells.device)[:, None, None]  # what a band counts
+        for width in WINDOW_CELLS:
+            reference, moving, coverage = _window(cells, width).unbind(1)
+            pixels = coverage * 4 * math.pi * (width * MAP_STRIDE) ** 2  # that count, were all weights equal
+            electrons = pixels * level[:, None, None]
+            log_ratio = (
+                ((moving * electrons + coverage).clamp_min(0.02) / (reference * electrons + coverage).clamp_min(0.02))
+                .log()
+                .clamp(-LARGEST_LOG, LARGEST_LOG)
+            )
+            mean = (reference / coverage.clamp_min(1e-3)).clamp_min(0)
+            noise = (mean + excess[:, 0]).clamp_min(1e-3)  # of a pixel, over the level; C and S are in its units
+            log_doubt = _log_doubt(2 * noise / (mean.square() * electrons).clamp_min(1e-3))
+
+            cross, square, other, seen = _window(bands.flatten(1, 2), width).unflatten(1, bands.shape[1:3]).unbind(2)
+            slope, error = _slope(cross, square, noise[:, None] * seen, pixels[:, None], OCTAVES)
+            total = lambda x: (x * modes).sum(1, keepdim=True)
+            all_slope, all_error = _slope(total(cross), total(square), noise[:, None] * total(seen), pixels[:, None])
+            floor = (total(square).clamp_min(0) * all_error).clamp_min(1e-6)
+            energy = ((total(other).clamp_min(0) + floor) / (total(square).clamp_min(0) + floor)).sqrt()
+            channels += [
+                log_ratio[:, None], log_doubt[:, None], all_slope - 1, energy.clamp(0, LARGEST_SLOPE) - 1,
+                _log_doubt(all_error.square()), slope - 1, _log_doubt(error.square()),
+            ]  # fmt: skip
+            logs.append(log_ratio)
+            slopes.append(all_slope[:, 0])
+        local = cells[:, :1] / cells[:, 2:].clamp_min(1e-3)
+        channels += [cells[:, 2:], local.clamp(0, 4) - 1, (bands[:, :, 1].sum(1, keepdim=True).clamp_min(0) + 1).log() / 3]
+        return Evidence(torch.cat(channels, 1), torch.stack(logs, 1), torch.stack(slopes, 1))
 
 
-def _band_passes(count: int) -> Tensor:
-    """(count, 1, 9, 9) fresh filters: Laplacians of Gaussians of several widths, each of unit energy."""
+def readout_variance(electrons: Tensor, valid: Tensor) -> Tensor:
+    """(n,) variance per pixel [electrons²] beyond shot noise: readout, quantisation, or a wrong gain (then negative).
+
+    Taken from the highest frequencies, where a probe leaves no structure: the response to [1, −2, 1] ⊗ [1, −2, 1].
+
+    Parameters
+    ----------
+    electrons, valid
+        (n, y, x) above the dark level, and 1 where a pixel holds a number.
+
+    References
+    ----------
+    Immerkær 1996, doi:10.1006/cviu.1996.0060.
+    """
+    step = torch.tensor([1.0, -2.0, 1.0], device=electrons.device)
+    kernel = (step[:, None] * step)[None, None] / 6.0
+    known = F.avg_pool2d(valid[:, None], 3, stride=1) > 0.999
+    response = F.conv2d((electrons * valid)[:, None], kernel)
+    # Robust against hot pixels: a mean of squares that are cut at 25 times their own first mean.
+    squares = torch.where(known, response.square(), 0.0).flatten(1)
+    count = known.flatten(1).sum(1).clamp_min(1)
+    first = squares.sum(1) / count
+    cut = torch.minimum(squares, 25 * first[:, None]).sum(1) / count
+    mean = (electrons * valid).sum((1, 2)) / valid.sum((1, 2)).clamp_min(1)
+    return torch.maximum(cut - mean.clamp_min(0), -0.5 * mean.clamp_min(0))
+
+
+def _slope(
+    cross: Tensor, square: Tensor, noise: Tensor, pixels: Tensor, octaves: tuple[int, ...] = (1,)
+) -> tuple[Tensor, Tensor]:
+    """κ and its standard error, drawn to 1 where the error is large; (n, k, …)."""
+    per_cell = torch.tensor([1.0 / o**2 for o in octaves], device=cross.device)[None, :, None, None]
+    signal = square.clamp_min(0)
+    independent = (0.2 * pixels * per_cell).clamp_min(1e-3)
+    error = ((2 * signal * noise + 2 * noise.square()) / independent + 1e-12).sqrt() / (signal + 1e-6)
+    doubt = (error * signal).square()
+    slope = (cross * signal + doubt) / (signal.square() + doubt + 1e-12)
+    return slope.clamp(-0.5, LARGEST_SLOPE), error
+
+
+def _log_doubt(variance: Tensor) -> Tensor:
+    """Standard errors from 0.001 to 3 become about 2 to −0.3."""
+    return -(0.5 * variance.clamp(1e-6, 10.0).log() + 1.0) / 3
+
+
+def _window(cells: Tensor, width: float) -> Tensor:
+    """Gaussian-weighted means of (n, k, y, x) around each cell; nothing lies beyond the frame."""
+    rows, columns = (_weights(size, width, cells.device) for size in cells.shape[-2:])
+    n, k = cells.shape[:2]
+    across = torch.bmm(cells.flatten(0, 1), columns.expand(n * k, -1, -1))  # the weights are symmetric
+    return torch.bmm(rows.expand(n * k, -1, -1), across).unflatten(0, (n, k))
+
+
+def _whole(covered: Tensor) -> Tensor:
+    """1 where every pixel under a filter holds a number, else 0."""
+    reach = FILTER_PX // 2
+    along = F.avg_pool2d(covered, (1, FILTER_PX), stride=1, padding=(0, reach))
+    return (F.avg_pool2d(along, (FILTER_PX, 1), stride=1, padding=(reach, 0)) > 0.999).float()
+
+
+@lru_cache(maxsize=64)
+def _weights(size: int, width: float, device: torch.device) -> Tensor:
+    """(size, size): weight of each cell (column) in the window around another (row), along one axis."""
+    at = torch.arange(size, dtype=torch.float64)
+    square = ((at[:, None] - at) / width).square()
+    weight = torch.where(square < 36, torch.exp(-0.5 * square), 0.0)  # denormal numbers are slow
+    return (weight / (math.sqrt(2 * math.pi) * width)).float().to(device)
+
+
+def _band_passes() -> Tensor:
+    """(k, 1, 9, 9): Laplacians of Gaussians of unit energy and without mean."""
     x = torch.arange(FILTER_PX) - FILTER_PX // 2
-    squared = (x[:, None] ** 2 + x[None, :] ** 2).float()
-    widths = torch.linspace(0.9, 1.8, count)
+    squared = (x[:, None] ** 2 + x[None, :] ** 2).double()
     filters = []
-    for width in widths.tolist():
+    for width in FILTER_WIDTHS_PX:
         g = (1 - squared / (2 * width**2)) * torch.exp(-squared / (2 * width**2))
         g = g - g.mean()
         filters.append(g / g.norm())
-    return torch.stack(filters)[:, None]
+    return torch.stack(filters)[:, None].float()

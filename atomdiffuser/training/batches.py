@@ -103,9 +103,8 @@ def training_batch(
         for signal, share in ((pairs.base, SEEN_BASE), (pairs.lattice_amplitude, SEEN_LATTICE))
     ]
     pool = lambda first, second: F.avg_pool2d(torch.stack([first, second], 1).float(), MAP_STRIDE)
-    velocity = draws.normal("small motion", 1.0, 6).to(pairs.reference.device) * _parameter_scale(
-        shape, start_error_px
-    ).to(pairs.reference.device)
+    size = draws.uniform("small motion size", 0.0, 1.0, 1)
+    velocity = (draws.normal("small motion", 1.0, 6) * size * _parameter_scale(shape, start_error_px)).to(tau.device)
     truth = pairs.moving_from_reference
     return TrainingBatch(
         reference=electrons_of(pairs, "reference"), moving=electrons_of(pairs, "moving"), moving_from_reference=truth,

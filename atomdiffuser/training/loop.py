@@ -76,10 +76,11 @@ def train(
     began = time.monotonic()
     device = torch.device(device)
     folder.mkdir(parents=True, exist_ok=True)
-    model = build_network(settings).to(device)
+    if device.type == "cpu":
+        torch.set_flush_denormal(True)  # numbers too small to matter would be slow
+    model = build_network(settings).to(device, memory_format=torch.channels_last)
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-        model = model.to(memory_format=torch.channels_last)
     optimizer = _optimizer(model, settings, device)
     average = WeightAverage(model, settings.ema)
     described = {
@@ -172,12 +173,13 @@ class _Run:
         self.average, self.device = average, device
         self.source = BatchSource(settings, device)
         self.objective = objective_of(settings)
+        self.short = uses_bfloat16(settings, device)
 
     def step(self, number: int, rate: float) -> dict[str, Tensor]:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         batch = self.source.at(number)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.short):
             loss, parts = self.objective(self.model, batch, self.settings)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -193,6 +195,13 @@ class _Run:
             self.average.values["decoder.log_sigma_offset"] = offset.to(self.device)
             described = {**described, "log_sigma_offset": [round(v, 4) for v in offset.tolist()]}
         save_weights(path, self.model, self.average, described)
+
+
+def uses_bfloat16(settings: TrainSettings, device: torch.device) -> bool:
+    """Whether layers run in bfloat16; "auto" says so where the processor has matrix units for it."""
+    if settings.precision != "auto":
+        return settings.precision == "bfloat16"
+    return device.type == "cuda" or torch.cpu._is_amx_tile_supported()
 
 
 def clip_gradients(parameters: list[nn.Parameter], largest: float) -> None:

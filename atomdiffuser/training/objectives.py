@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from atomdiffuser import geometry
 from atomdiffuser.model.affine_fit import displacement_rms
-from atomdiffuser.model.frames import pair_frames
+from atomdiffuser.model.frames import PairFrames, pair_frames
 from atomdiffuser.model.losses import drift_likelihood, drift_loss, map_loss, shift_loss
 from atomdiffuser.model.network import AtomDiffuser
 from atomdiffuser.model.published import BlockNetwork, PublishedNetwork
@@ -41,8 +41,21 @@ def atomdiffuser_loss(
     model: AtomDiffuser, batch: TrainingBatch, settings: TrainSettings
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Search, refinement and maps together; each stage is fed a usable start whatever the stage before it did."""
-    s, truth = settings, batch.moving_from_reference
     frames = pair_frames(batch.reference, batch.moving)
+    loss, parts, found = torch.zeros((), device=frames.device), {}, None
+    if "drift" in settings.parts:
+        loss, parts, found = _drift_objective(model, frames, batch, settings)
+    if "maps" in settings.parts:
+        map_part, maps = _map_objective(model, frames, batch, settings, found)
+        loss, parts = loss + settings.map_weight * map_part, parts | maps
+    return loss, {k: v.detach() for k, v in parts.items()}
+
+
+def _drift_objective(
+    model: AtomDiffuser, frames: PairFrames, batch: TrainingBatch, s: TrainSettings
+) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    """Loss, its parts, and the drift found (n, 3, 3)."""
+    truth = batch.moving_from_reference
 
     def usable(shift: Tensor) -> Tensor:
         failed = (shift - batch.shift_px).norm(dim=1) > SEARCH_FAILED_PX
@@ -50,10 +63,6 @@ def atomdiffuser_loss(
 
     drift = model.estimate_drift(frames, correct=usable)
     last = drift.moving_from_reference.detach()
-    error_px = geometry.displacement_rms_px(last, truth, frames.shape)
-    given = torch.where((error_px < s.aligned_within_px)[:, None, None], last, truth @ batch.small_motion)
-    fields = model.estimate_decay(frames, given, batch.tau)
-
     search = shift_loss(drift.log_odds, batch.shift_px).mean()
     refined = drift.stages[1:]
     discounts = [STAGE_DISCOUNT ** (len(refined) - 1 - k) for k in range(len(refined))]
@@ -62,20 +71,24 @@ def atomdiffuser_loss(
         for d, a in zip(discounts, refined, strict=True)
     ) / sum(discounts)
     likelihood = drift_likelihood(drift.moving_from_reference, truth, drift.normal_matrices[-1], frames.shape).mean()
+    loss = s.shift_weight * search + motion.float() + s.likelihood_weight * likelihood.float()
+    error_px = geometry.displacement_rms_px(last, truth, frames.shape)
+    return loss, {"search": search, "drift": motion, "drift_px": error_px.median()}, last
+
+
+def _map_objective(
+    model: AtomDiffuser, frames: PairFrames, batch: TrainingBatch, s: TrainSettings, drift: Tensor | None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss and its parts; `drift` (n, 3, 3) is what the network found, if it looked."""
+    given = batch.moving_from_reference @ batch.small_motion
+    if drift is not None:
+        error_px = geometry.displacement_rms_px(drift, batch.moving_from_reference, frames.shape)
+        given = torch.where((error_px < s.aligned_within_px)[:, None, None], drift, given)
+    fields = model.estimate_decay(frames, given, batch.tau)
     tau = batch.tau[:, None, None, None]
     values, log_sigma = (tau * fields[:, :2]).exp(), fields[:, 2:] + tau.log()
     maps = [map_loss(values[:, k], log_sigma[:, k], batch.maps[:, k], batch.weight[:, k]) for k in (0, 1)]
-    loss = (
-        s.shift_weight * search + motion.float() + s.likelihood_weight * likelihood.float() + s.map_weight * sum(maps)
-    )
-    parts = {
-        "search": search,
-        "drift": motion,
-        "drift_px": error_px.median(),
-        "intensity": maps[0],
-        "contrast": maps[1],
-    }
-    return loss, {k: v.detach() for k, v in parts.items()}
+    return sum(maps), {"intensity": maps[0], "contrast": maps[1]}
 
 
 def single_map_loss(

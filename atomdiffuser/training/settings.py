@@ -17,6 +17,8 @@ from atomdiffuser.model.config import ModelConfig
 from atomdiffuser.simulation.pairs import PairRanges
 
 NETWORKS = ("atomdiffuser", "published", "block")
+PARTS = ("drift", "maps")
+PRECISIONS = ("auto", "float32", "bfloat16")
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 
 
@@ -28,6 +30,10 @@ class TrainSettings:
     ----------
     network
         One of `NETWORKS`; the last two are baselines.
+    parts
+        What is trained, of `PARTS`; they share no weights, so they may be trained side by side and joined.
+    precision
+        Of the networks' layers: bfloat16 where the processor is built for it (GPUs, AMX), else float32.
     steps, minutes
         Length of the schedule. With `steps` 0 it is fixed by the speed of the first hundred steps so that it lasts
         about `minutes`, and kept from then on, also when the run is resumed.
@@ -37,8 +43,9 @@ class TrainSettings:
         Steps whose pairs are simulated at once, and how often they are used, each time with new noise.
     intermediate
         Share of pairs asked at a τ below 1.
-    aligned_within_px
-        The decoder sees the network's own drift when it is better than this, else the true one with `start_error_px`.
+    aligned_within_px, start_error_px
+        The decoder sees the network's own drift, when that is trained and better than the first, else the true one with
+        an error whose standard deviation is drawn evenly up to the second: what the statistical refinement leaves.
     map_weight, shift_weight, likelihood_weight, drift_scale_px
         Weights of the losses beside the affine's, and what that is measured in.
     unseen_weight
@@ -52,6 +59,8 @@ class TrainSettings:
     """
 
     network: str = "atomdiffuser"
+    parts: tuple[str, ...] = PARTS
+    precision: str = "auto"
     seed: int = 1
     steps: int = 0
     minutes: float = 120.0
@@ -67,7 +76,7 @@ class TrainSettings:
     ema: float = 0.999
     intermediate: float = 0.25
     aligned_within_px: float = 1.0
-    start_error_px: float = 0.1
+    start_error_px: float = 0.2
     map_weight: float = 5.0
     shift_weight: float = 0.3
     likelihood_weight: float = 0.05
@@ -85,6 +94,10 @@ class TrainSettings:
     def __post_init__(self) -> None:
         if self.network not in NETWORKS:
             raise SettingsError(f"network {self.network!r} is not known; known are {', '.join(NETWORKS)}")
+        if not self.parts or (unknown := set(self.parts) - set(PARTS)):
+            raise SettingsError(f"parts is {self.parts}, expected some of {', '.join(PARTS)}")
+        if self.precision not in PRECISIONS:
+            raise SettingsError(f"precision {self.precision!r} is not known; known are {', '.join(PRECISIONS)}")
         for key in ("batch", "chunk", "repeats", "validate_every", "validate_pairs"):
             if getattr(self, key) < 1:
                 raise SettingsError(f"{key} is {getattr(self, key)}, expected at least 1")
@@ -99,7 +112,7 @@ class TrainSettings:
 
 
 def read_settings(path: Path, preset: str, changes: dict[str, Any] | None = None) -> TrainSettings:
-    """A preset of a file like config/train.yaml; `changes` win over it, dotted names reach inside (`model.filters`)."""
+    """A preset of a file like config/train.yaml; `changes` win over it, dotted names reach inside (`model.fine_width`)."""
     presets = parse_yaml(path.read_text())
     if preset not in presets:
         raise SettingsError(f"preset {preset!r} is not in {path}; there are {', '.join(sorted(presets))}")

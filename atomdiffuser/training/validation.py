@@ -25,7 +25,7 @@ KEPT = (
 
 
 class Validation:
-    """Errors of a network on the same pairs each time, drift estimated and not given."""
+    """Errors of a network on the same pairs each time, drift estimated and not given unless only maps are trained."""
 
     def __init__(self, settings: TrainSettings, device: torch.device | str) -> None:
         self.settings, self.device = settings, torch.device(device)
@@ -43,10 +43,9 @@ class Validation:
         parts = []
         for at in range(0, len(pairs), s.batch):
             take = slice(at, at + s.batch)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-                parts.append(
-                    answer_of(model(electrons_of(pairs, "reference")[take], electrons_of(pairs, "moving")[take]))
-                )
+            given = {"drift": pairs.moving_from_reference[take]} if s.parts == ("maps",) else {}
+            frames = (electrons_of(pairs, name)[take] for name in ("reference", "moving"))
+            parts.append(answer_of(model(*frames, **given)))
         joined = (torch.cat([p[k] for p in parts]) if parts[0][k] is not None else None for k in range(5))
         numbers = summary(pair_errors(Answer(*joined), pairs))
         return {k: numbers[k] for k in KEPT if k in numbers}
