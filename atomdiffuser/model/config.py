@@ -21,34 +21,30 @@ class ModelConfig:
 
     Attributes
     ----------
-    fine_width
-        Channels of the shared encoder at stride 2.
     decoder_widths, decoder_blocks
         Channels of the decay decoder at strides 4, 8, 16 and 32, and blocks at each on the way down and up.
     condition
         Length of the vector that fluence and time become.
-    shift_features, shift_width
-        Features that are correlated over the whole frame, and channels of the network that reads the surface.
-    shift_reach_px
-        Longest shift along each axis that is searched.
-    step_features, step_width, step_blocks
-        The same for the correlation in cells.
+    shift_width
+        Channels of the network that reads the correlation surfaces of the whole frame.
+    shift_reach_px, turns_deg
+        Longest shift along each axis, and turns, that are searched.
+    step_width, step_blocks
+        Channels and blocks of the networks that read the correlation in cells.
     step_reach
         Reach of each correlation in cells [features, 2 px each]; there are as many refinements as numbers. The first
         has weights of its own, the others share theirs, so the others must be equal.
     """
 
-    fine_width: int = 40
     decoder_widths: tuple[int, int, int, int] = (40, 64, 96, 128)
     decoder_blocks: int = 2
     condition: int = 64
-    shift_features: int = 8
-    shift_width: int = 32
+    shift_width: int = 16
     shift_reach_px: int = 56
-    step_features: int = 16
-    step_width: int = 48
-    step_blocks: int = 4
-    step_reach: tuple[int, ...] = (4, 2, 2)
+    turns_deg: tuple[float, ...] = (-4.0, -2.0, 0.0, 2.0, 4.0)
+    step_width: int = 32
+    step_blocks: int = 3
+    step_reach: tuple[int, ...] = (2, 1, 1)
 
     def __post_init__(self) -> None:
         if len(self.decoder_widths) != 4:

@@ -110,12 +110,6 @@ class PairFrames:
         inner = sample_linear(self.moving_valid, y.clamp(0, self.shape[0] - 1), x.clamp(0, self.shape[1] - 1))
         return seen & (inner > 0.999) & (self.reference_valid > 0)
 
-    def channels(self, values: Tensor, mask: Tensor) -> Tensor:
-        """What the encoder reads, (n, 3, y, x): value, its square root (stable variance), mask."""
-        level = self.level[:, None, None]
-        root = ((values * level).clamp_min(0) + ANSCOMBE).sqrt() / (level + ANSCOMBE).sqrt()
-        return torch.stack([(values - 1) * mask, (root - 1) * mask, mask], dim=1)
-
 
 @torch.no_grad()
 def pair_frames(

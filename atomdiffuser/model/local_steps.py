@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from atomdiffuser.model.config import CELL_STRIDE, STEM_STRIDE, ModelConfig
+from atomdiffuser.model.encoder import BANDS
 from atomdiffuser.model.layers import Stack, full_precision, scaled_init
 
 POOL = CELL_STRIDE // STEM_STRIDE
@@ -20,30 +21,26 @@ class LocalStep(nn.Module):
     def __init__(self, config: ModelConfig, reach: int) -> None:
         super().__init__()
         self.reach = reach
-        width = config.step_width
-        self.features = scaled_init(nn.Conv2d(config.fine_width, config.step_features, 3, padding=1), 1.0)
-        self.enter = scaled_init(nn.Conv2d((2 * reach + 1) ** 2 + 3, width, 3, padding=1), 1.0)
+        width, offsets = config.step_width, (2 * reach + 1) ** 2
+        self.enter = scaled_init(nn.Conv2d(BANDS * (offsets + 2) + 1, width, 3, padding=1), 1.0)
         self.blocks = Stack(width, config.condition, tuple(DILATIONS[k % 3] for k in range(config.step_blocks)))
         self.leave = scaled_init(nn.Conv2d(width, 5, 1), 0.1)
 
-    def forward(
-        self, reference: Tensor, moving: Tensor, reference_mask: Tensor, moving_mask: Tensor, condition: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, reference: Tensor, moving: Tensor, seen: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
         """Displacement (n, 2, y/8, x/8) [px] and information (n, 2, 2, y/8, x/8) [1/px²].
 
-        Features (n, fine_width, y/2, x/2) and masks (n, y, x): a point p of the reference is found at p + displacement.
+        Features (n, BANDS, y/2, x/2) and the mask of what both saw (n, y, x): a point p of the reference is found at
+        p + displacement.
         """
-        masks = [F.avg_pool2d(m[:, None], STEM_STRIDE) for m in (reference_mask, moving_mask)]
-        first, second = (self.features(f) * m.to(f.dtype) for f, m in zip((reference, moving), masks, strict=True))
-        volume, energies = _correlations(first, second, self.reach)
-        seen = F.avg_pool2d(masks[0] * masks[1], POOL)
-        numbers = self.leave(
-            self.blocks(self.enter(torch.cat([volume, energies, seen.to(volume.dtype)], 1)), condition)
-        )
+        with full_precision(reference.device), torch.no_grad():
+            mask = F.avg_pool2d(seen[:, None], STEM_STRIDE)
+            volume = _correlations(reference * mask, moving * mask, self.reach)
+            cells = F.avg_pool2d(mask, POOL)
+        numbers = self.leave(self.blocks(self.enter(torch.cat([volume, cells], 1)), condition))
         with full_precision(reference.device):
             numbers = numbers.float()
             displacement = (self.reach + 1) * STEM_STRIDE * torch.tanh(numbers[:, :2])
-            return displacement, _information(numbers[:, 2:]) * seen.float()[:, :, None] ** 2
+            return displacement, _information(numbers[:, 2:]) * cells.float()[:, :, None] ** 2
 
 
 def cell_centres(rows: Tensor, columns: Tensor) -> Tensor:
@@ -53,21 +50,19 @@ def cell_centres(rows: Tensor, columns: Tensor) -> Tensor:
     return torch.stack([y, x], -1).flatten(0, 1)
 
 
-def _correlations(first: Tensor, second: Tensor, reach: int) -> tuple[Tensor, Tensor]:
-    """Σ first(p)·second(p + d) over each cell for all |d| ≤ reach, normalised; and the logarithms of both energies."""
+def _correlations(first: Tensor, second: Tensor, reach: int) -> Tensor:
+    """Σ first(p)·second(p + d) over each cell for all |d| ≤ reach, normalised, and the logarithms of both energies;
+    (n, BANDS·(offsets + 2), y/8, x/8)."""
     height, width = first.shape[-2:]
     padded = F.pad(second, (reach,) * 4)
-    products = [
-        (first * padded[:, :, dy : dy + height, dx : dx + width]).sum(1, keepdim=True)
+    volume = torch.cat([
+        F.avg_pool2d(first * padded[:, :, dy : dy + height, dx : dx + width], POOL)
         for dy in range(2 * reach + 1)
         for dx in range(2 * reach + 1)
-    ]
-    volume = F.avg_pool2d(torch.cat(products, 1), POOL).float()
-    energies = (
-        torch.cat([F.avg_pool2d(f.float().square().sum(1, keepdim=True), POOL) for f in (first, second)], 1) + 1e-3
-    )
-    volume = 2 * volume * torch.rsqrt(energies.prod(1, keepdim=True))
-    return volume.to(first.dtype), energies.log().to(first.dtype)
+    ], 1)  # fmt: skip
+    energies = [F.avg_pool2d(f.square(), POOL) + 0.1 for f in (first, second)]
+    scale = torch.rsqrt(energies[0] * energies[1]).repeat(1, (2 * reach + 1) ** 2, 1, 1)
+    return torch.cat([volume * scale, *(e.log() / 3 for e in energies)], 1)
 
 
 def _information(numbers: Tensor) -> Tensor:

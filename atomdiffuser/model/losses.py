@@ -6,8 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from atomdiffuser import geometry
 from atomdiffuser.model.affine_fit import displacement_rms
 from atomdiffuser.model.config import STEM_STRIDE
+from atomdiffuser.model.shift_search import turned_about_centre
 
 BETA = 0.5
 ROBUST_FROM = 4.0  # σ beyond which an error counts linearly
@@ -64,23 +66,55 @@ def drift_likelihood(affine: Tensor, truth: Tensor, normal_matrix: Tensor, shape
     return 0.5 * (robust - torch.linalg.slogdet(normal_matrix)[1] / 6)
 
 
-def shift_loss(log_odds: Tensor, shift_px: Tensor) -> Tensor:
-    """Cross-entropy (n,) of the shift search; the true shift (n, 2) is shared among its four neighbours on the grid.
+def search_loss(
+    log_odds: Tensor, truth: Tensor, turns_deg: tuple[float, ...], shape: tuple[int, int]
+) -> Tensor:
+    """Cross-entropy (n,) of the search: the true turn is shared among the two nearest, the shift at each of them among
+    its four neighbours on the grid.
 
-    Shifts off the grid give 0.
+    Parameters
+    ----------
+    log_odds
+        (n, turns, y, x).
+    truth
+        (n, 3, 3) moving_from_reference. Shifts off the grid give 0.
     """
-    n, height, width = log_odds.shape
-    place = shift_px.to(log_odds) / STEM_STRIDE + torch.tensor([height // 2, width // 2]).to(log_odds)
+    n, turns, height, width = log_odds.shape
+    log_probability = F.log_softmax(log_odds.flatten(1), 1).reshape(n, turns, height, width)
+    tried = torch.tensor(turns_deg, dtype=torch.float64, device=log_odds.device)
+    degrees = geometry.rotation_scale_shear(truth)[0]
+    nearness = _hat_weights(degrees, tried)  # (n, turns)
+    total = log_odds.new_zeros(n)
+    for k in range(turns):
+        back = geometry.invert(turned_about_centre(tried[k : k + 1], shape)).expand(n, -1, -1)
+        shift_px = geometry.drift_at_centre(back @ truth, shape)
+        total = total - nearness[:, k].float() * _shared_among_four(log_probability[:, k], shift_px)
+    return total
+
+
+def _hat_weights(value: Tensor, nodes: Tensor) -> Tensor:
+    """(n, nodes) shares of the two nearest nodes, adding up to 1; beyond the ends the end takes all."""
+    if len(nodes) == 1:
+        return torch.ones(len(value), 1, device=value.device)
+    place = torch.searchsorted(nodes, value.contiguous()).clamp(1, len(nodes) - 1)
+    low, high = nodes[place - 1], nodes[place]
+    share = ((value - low) / (high - low)).clamp(0, 1)
+    weights = torch.zeros(len(value), len(nodes), dtype=value.dtype, device=value.device)
+    return weights.scatter(1, (place - 1)[:, None], (1 - share)[:, None]).scatter(1, place[:, None], share[:, None])
+
+
+def _shared_among_four(log_probability: Tensor, shift_px: Tensor) -> Tensor:
+    n, height, width = log_probability.shape
+    place = shift_px.to(log_probability) / STEM_STRIDE + torch.tensor([height // 2, width // 2]).to(log_probability)
     low = place.floor()
     share = place - low
-    log_probability = F.log_softmax(log_odds.flatten(1), 1).reshape(n, height, width)
-    total = log_odds.new_zeros(n)
-    rows = torch.arange(n, device=log_odds.device)
-    inside = torch.ones(n, dtype=torch.bool, device=log_odds.device)
+    total = log_probability.new_zeros(n)
+    rows = torch.arange(n, device=log_probability.device)
+    inside = torch.ones(n, dtype=torch.bool, device=log_probability.device)
     for dy in (0, 1):
         for dx in (0, 1):
             y, x = (low[:, 0] + dy).long(), (low[:, 1] + dx).long()
             inside &= (y >= 0) & (y < height) & (x >= 0) & (x < width)
             part = (share[:, 0] if dy else 1 - share[:, 0]) * (share[:, 1] if dx else 1 - share[:, 1])
-            total = total - part * log_probability[rows, y.clamp(0, height - 1), x.clamp(0, width - 1)]
+            total = total + part * log_probability[rows, y.clamp(0, height - 1), x.clamp(0, width - 1)]
     return torch.where(inside, total, 0.0)

@@ -13,10 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from atomdiffuser import geometry
 from atomdiffuser.errors import SettingsError, ShapeError
 from atomdiffuser.model.affine_fit import fit_affine
 from atomdiffuser.model.config import CELL_STRIDE, MAP_STRIDE, STEM_STRIDE, ModelConfig
@@ -25,8 +23,9 @@ from atomdiffuser.model.encoder import Encoder
 from atomdiffuser.model.frames import PairFrames, pair_frames
 from atomdiffuser.model.local_steps import LocalStep, cell_centres
 from atomdiffuser.model.prediction import PairPrediction
-from atomdiffuser.model.shift_search import ShiftSearch, shift_from_log_odds
+from atomdiffuser.model.shift_search import ShiftSearch, motion_from_log_odds
 from atomdiffuser.model.tiling import OVERLAP_PX, WINDOW_PX, Tile, blending_weight, plan_tiles
+from atomdiffuser.model.time_embedding import Conditioning
 
 SEARCHED_SHARE = 0.45  # of a frame's side, at most
 BATCH_PX = {"cpu": 2**21, "cuda": 2**25}
@@ -39,9 +38,9 @@ class DriftEstimate:
     Attributes
     ----------
     log_odds
-        (n, y, x) of every shift on the 2 px grid, zero shift in the middle.
-    shift_px, shift_probability
-        (n, 2) where the search ended, before any correction, and (n,) the probability there.
+        (n, turns, y, x) of every turn and every shift on the 2 px grid, zero shift in the middle.
+    found, shift_probability
+        moving_from_reference (n, 3, 3) where the search ended, before any correction, and (n,) the probability there.
     stages
         moving_from_reference (n, 3, 3) after the search and after each local step; gradients do not pass between them.
     normal_matrices
@@ -49,7 +48,7 @@ class DriftEstimate:
     """
 
     log_odds: Tensor
-    shift_px: Tensor
+    found: Tensor
     shift_probability: Tensor
     stages: list[Tensor]
     normal_matrices: list[Tensor]
@@ -65,7 +64,8 @@ class AtomDiffuser(nn.Module):
     def __init__(self, config: ModelConfig | None = None) -> None:
         super().__init__()
         self.config = config or ModelConfig()
-        self.encoder = Encoder(self.config)
+        self.encoder = Encoder()
+        self.drift_conditioning = Conditioning(self.config.condition, with_time=False)
         self.shift_search = ShiftSearch(self.config)
         reach = self.config.step_reach
         self.steps = nn.ModuleList(LocalStep(self.config, r) for r in (reach[0], *reach[1:2]))
@@ -161,20 +161,20 @@ class AtomDiffuser(nn.Module):
     def estimate_drift(
         self, frames: PairFrames, *, tiles: list[Tile] | None = None, correct: Callable[[Tensor], Tensor] | None = None
     ) -> DriftEstimate:
-        """Search the shift, then refine the affine; `correct` may replace the shifts (n, 2) found."""
+        """Search turn and shift, then refine the affine; `correct` may replace the motions (n, 3, 3) found."""
         tiles = tiles or plan_tiles(frames.shape, 2**30)
-        condition = self.encoder.conditioning(frames.level)
-        kept = [self._fine(frames, *frames.reference_window(tiles[0].window), condition)] if len(tiles) == 1 else None
+        condition = self.drift_conditioning(frames.level)
+        kept = [self._fine(frames, *frames.reference_window(tiles[0].window))] if len(tiles) == 1 else None
         log_odds = self._search(frames, tiles, condition, kept)
-        shift, probability = shift_from_log_odds(log_odds)
-        start = shift.detach() if correct is None else correct(shift.detach())
-        stages, normals = [geometry.translation(start.double())], []
+        found, probability = motion_from_log_odds(log_odds, self.config.turns_deg, frames.shape)
+        found = found.detach()
+        stages, normals = [found if correct is None else correct(found)], []
         for k in range(len(self.config.step_reach)):
             affine = stages[-1].detach()
             correction, normal = self._refine(self.steps[min(k, 1)], frames, tiles, affine, condition, kept)
             stages.append(affine @ correction)
             normals.append(normal)
-        return DriftEstimate(log_odds, shift, probability, stages, normals)
+        return DriftEstimate(log_odds, found, probability, stages, normals)
 
     def estimate_decay(
         self, frames: PairFrames, drift: Tensor, tau: Tensor, *, tiles: list[Tile] | None = None
@@ -204,8 +204,8 @@ class AtomDiffuser(nn.Module):
             weights[y : y + rows, x : x + columns] += weight[:rows, :columns]
         return total / weights
 
-    def _fine(self, frames: PairFrames, values: Tensor, mask: Tensor, condition: Tensor) -> Tensor:
-        return self.encoder(frames.channels(values, mask), condition)
+    def _fine(self, frames: PairFrames, values: Tensor, mask: Tensor) -> Tensor:
+        return self.encoder(values, mask, frames.level)
 
     def _search(self, frames: PairFrames, tiles: list[Tile], condition: Tensor, kept: list[Tensor] | None) -> Tensor:
         whole = [max(t.core[k] for t in tiles) // STEM_STRIDE for k in (1, 3)]
@@ -217,9 +217,7 @@ class AtomDiffuser(nn.Module):
             parts = []
             for tile in tiles:
                 values, mask = window_of(tile.window)
-                fine = kept[0] if kept and which == 0 else self._fine(frames, values, mask, condition)
-                half = F.avg_pool2d(mask[:, None], STEM_STRIDE)
-                parts.append((tile, self.shift_search.features(fine) * half.to(fine.dtype)))
+                parts.append((tile, kept[0] if kept and which == 0 else self._fine(frames, values, mask)))
             canvases.append(parts[0][1] if len(tiles) == 1 else _paste(parts, whole, STEM_STRIDE))
         return self.shift_search(*canvases, reach, condition)
 
@@ -232,9 +230,9 @@ class AtomDiffuser(nn.Module):
             w = tile.window
             reference, reference_mask = frames.reference_window(w)
             moving, moving_mask = frames.aligned_window(w, affine)
-            fine = kept[0] if kept else self._fine(frames, reference, reference_mask, condition)
-            other = self._fine(frames, moving, moving_mask, condition)
-            displacement, information = step(fine, other, reference_mask, moving_mask, condition)
+            fine = kept[0] if kept else self._fine(frames, reference, reference_mask)
+            other = self._fine(frames, moving, moving_mask)
+            displacement, information = step(fine, other, reference_mask * moving_mask, condition)
             y0, y1, x0, x1 = (c // CELL_STRIDE for c in tile.core)
             rows, columns = (
                 slice(a - o // CELL_STRIDE, b - o // CELL_STRIDE) for a, b, o in ((y0, y1, w.y), (x0, x1, w.x))

@@ -1,11 +1,11 @@
-"""Local regressions over an aligned pair at five scales: what the two maps can be known from, before anything is learned.
+"""Local regressions over an aligned pair at five scales: what the maps can be known from before anything is learned.
 
 Both frames pass through the same band-pass filters w_b (Laplacians of Gaussians, two widths at three octaves). In a
 Gaussian window around each cell of 4 × 4 pixels, with the filters' noise N_b taken out and m_b modes in a band,
 
     intensity  μ = Σ moving / Σ reference
-    contrast   κ = Σ_b m_b·C_b/N_b / Σ_b m_b·S_b/N_b,     C_b = Σ f_b(moving)·f_b(reference),  S_b = Σ f_b(reference)² − N_b
-    energy     ε = (Σ_b S'_b/N'_b · N'/N / Σ_b S_b/N_b)^½,   S' of the moving frame: blind to what is left of the drift
+    contrast   κ = Σ_b m_b·C_b / Σ_b m_b·S_b,    C_b = Σ f_b(moving)·f_b(reference),  S_b = Σ f_b(reference)² − N_b
+    energy     ε = (Σ_b m_b·S'_b / Σ_b m_b·S_b)^½,  S' of the moving frame: blind to what is left of the drift
 
 κ is the slope of prewhitened frames, corrected for the noise in the reference, which would bias it low (errors in
 variables; Fuller, Measurement Error Models, 1987, eq. 1.2.3). Each comes with the standard error that shot noise gives
@@ -55,7 +55,7 @@ class PairStatistics(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("filters", _band_passes(), persistent=False)
+        self.register_buffer("filters", band_passes(FILTER_WIDTHS_PX), persistent=False)
         octaves = len(OCTAVES)
         self.channels = len(WINDOW_CELLS) * (5 + 2 * octaves) + 3
 
@@ -125,7 +125,8 @@ class PairStatistics(nn.Module):
             logs.append(log_ratio)
             slopes.append(all_slope[:, 0])
         local = cells[:, :1] / cells[:, 2:].clamp_min(1e-3)
-        channels += [cells[:, 2:], local.clamp(0, 4) - 1, (bands[:, :, 1].sum(1, keepdim=True).clamp_min(0) + 1).log() / 3]
+        energy = bands[:, :, 1].sum(1, keepdim=True).clamp_min(0).log1p() / 3
+        channels += [cells[:, 2:], local.clamp(0, 4) - 1, energy]
         return Evidence(torch.cat(channels, 1), torch.stack(logs, 1), torch.stack(slopes, 1))
 
 
@@ -154,6 +155,18 @@ def readout_variance(electrons: Tensor, valid: Tensor) -> Tensor:
     cut = torch.minimum(squares, 25 * first[:, None]).sum(1) / count
     mean = (electrons * valid).sum((1, 2)) / valid.sum((1, 2)).clamp_min(1)
     return torch.maximum(cut - mean.clamp_min(0), -0.5 * mean.clamp_min(0))
+
+
+def band_passes(widths_px: tuple[float, ...]) -> Tensor:
+    """(k, 1, 9, 9): Laplacians of Gaussians of unit energy and without mean."""
+    x = torch.arange(FILTER_PX) - FILTER_PX // 2
+    squared = (x[:, None] ** 2 + x[None, :] ** 2).double()
+    filters = []
+    for width in widths_px:
+        g = (1 - squared / (2 * width**2)) * torch.exp(-squared / (2 * width**2))
+        g = g - g.mean()
+        filters.append(g / g.norm())
+    return torch.stack(filters)[:, None].float()
 
 
 def _slope(
@@ -196,15 +209,3 @@ def _weights(size: int, width: float, device: torch.device) -> Tensor:
     square = ((at[:, None] - at) / width).square()
     weight = torch.where(square < 36, torch.exp(-0.5 * square), 0.0)  # denormal numbers are slow
     return (weight / (math.sqrt(2 * math.pi) * width)).float().to(device)
-
-
-def _band_passes() -> Tensor:
-    """(k, 1, 9, 9): Laplacians of Gaussians of unit energy and without mean."""
-    x = torch.arange(FILTER_PX) - FILTER_PX // 2
-    squared = (x[:, None] ** 2 + x[None, :] ** 2).double()
-    filters = []
-    for width in FILTER_WIDTHS_PX:
-        g = (1 - squared / (2 * width**2)) * torch.exp(-squared / (2 * width**2))
-        g = g - g.mean()
-        filters.append(g / g.norm())
-    return torch.stack(filters)[:, None].float()

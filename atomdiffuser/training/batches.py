@@ -20,6 +20,9 @@ from atomdiffuser.training.settings import TrainSettings
 SEEN_BASE, SEEN_LATTICE = 0.03, 0.02
 """Shares of the peak above which the mean, and the structure's standard deviation, count as something to see."""
 
+SEARCH_ERROR_PX = 1.0
+"""Standard deviation of what the search leaves, where it did not fail."""
+
 
 @dataclass(frozen=True)
 class TrainingBatch:
@@ -29,22 +32,21 @@ class TrainingBatch:
     ----------
     reference, moving
         (n, y, x) electrons above the dark level.
-    moving_from_reference, shift_px
-        (n, 3, 3) truth and (n, 2) how far it moves the frame's centre.
+    moving_from_reference
+        (n, 3, 3) truth.
     tau, maps, weight
         (n,) asked time; (n, 2, y/4, x/4) true intensity and contrast at that time, and how much each pixel counts.
-    shift_error_px, small_motion
-        (n, 2) and (n, 3, 3): random errors for stages that start from the truth.
+    coarse_motion, small_motion
+        (n, 3, 3) random errors for stages that start from the truth: of the search, and of a refined drift.
     """
 
     reference: Tensor
     moving: Tensor
     moving_from_reference: Tensor
-    shift_px: Tensor
     tau: Tensor
     maps: Tensor
     weight: Tensor
-    shift_error_px: Tensor
+    coarse_motion: Tensor
     small_motion: Tensor
 
     def part(self, index: slice) -> TrainingBatch:
@@ -104,13 +106,15 @@ def training_batch(
     ]
     pool = lambda first, second: F.avg_pool2d(torch.stack([first, second], 1).float(), MAP_STRIDE)
     size = draws.uniform("small motion size", 0.0, 1.0, 1)
-    velocity = (draws.normal("small motion", 1.0, 6) * size * _parameter_scale(shape, start_error_px)).to(tau.device)
+    motion = lambda name, error: geometry.exp_affine(
+        (draws.normal(name, 1.0, 6) * _parameter_scale(shape, 1.0) * error).to(tau.device)
+    )
     truth = pairs.moving_from_reference
     return TrainingBatch(
         reference=electrons_of(pairs, "reference"), moving=electrons_of(pairs, "moving"), moving_from_reference=truth,
-        shift_px=geometry.drift_at_centre(truth, shape), tau=tau.float(), maps=pool(intensity, contrast),
-        weight=pool(*weights), shift_error_px=draws.normal("shift error", 1.0, 2).to(truth),
-        small_motion=geometry.exp_affine(velocity),
+        tau=tau.float(), maps=pool(intensity, contrast),
+        weight=pool(*weights), coarse_motion=motion("coarse motion", SEARCH_ERROR_PX),
+        small_motion=motion("small motion", size * start_error_px),
     )  # fmt: skip
 
 

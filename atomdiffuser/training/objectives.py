@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from atomdiffuser import geometry
 from atomdiffuser.model.affine_fit import displacement_rms
 from atomdiffuser.model.frames import PairFrames, pair_frames
-from atomdiffuser.model.losses import drift_likelihood, drift_loss, map_loss, shift_loss
+from atomdiffuser.model.losses import drift_likelihood, drift_loss, map_loss, search_loss
 from atomdiffuser.model.network import AtomDiffuser
 from atomdiffuser.model.published import BlockNetwork, PublishedNetwork
 from atomdiffuser.training.batches import TrainingBatch
 from atomdiffuser.training.settings import TrainSettings
 
 Objective = Callable[[nn.Module, TrainingBatch, TrainSettings], tuple[Tensor, dict[str, Tensor]]]
-SEARCH_FAILED_PX = 3.0
+SEARCH_FAILED_PX = 4.0
 STAGE_DISCOUNT = 0.8
 
 
@@ -57,13 +57,13 @@ def _drift_objective(
     """Loss, its parts, and the drift found (n, 3, 3)."""
     truth = batch.moving_from_reference
 
-    def usable(shift: Tensor) -> Tensor:
-        failed = (shift - batch.shift_px).norm(dim=1) > SEARCH_FAILED_PX
-        return torch.where(failed[:, None], batch.shift_px + batch.shift_error_px, shift.double())
+    def usable(found: Tensor) -> Tensor:
+        failed = geometry.displacement_rms_px(found, truth, frames.shape) > SEARCH_FAILED_PX
+        return torch.where(failed[:, None, None], truth @ batch.coarse_motion, found)
 
     drift = model.estimate_drift(frames, correct=usable)
     last = drift.moving_from_reference.detach()
-    search = shift_loss(drift.log_odds, batch.shift_px).mean()
+    search = search_loss(drift.log_odds, truth, model.config.turns_deg, frames.shape).mean()
     refined = drift.stages[1:]
     discounts = [STAGE_DISCOUNT ** (len(refined) - 1 - k) for k in range(len(refined))]
     motion = sum(

@@ -94,7 +94,7 @@ class TrainSettings:
     def __post_init__(self) -> None:
         if self.network not in NETWORKS:
             raise SettingsError(f"network {self.network!r} is not known; known are {', '.join(NETWORKS)}")
-        if not self.parts or (unknown := set(self.parts) - set(PARTS)):
+        if not self.parts or set(self.parts) - set(PARTS):
             raise SettingsError(f"parts is {self.parts}, expected some of {', '.join(PARTS)}")
         if self.precision not in PRECISIONS:
             raise SettingsError(f"precision {self.precision!r} is not known; known are {', '.join(PRECISIONS)}")
@@ -112,7 +112,7 @@ class TrainSettings:
 
 
 def read_settings(path: Path, preset: str, changes: dict[str, Any] | None = None) -> TrainSettings:
-    """A preset of a file like config/train.yaml; `changes` win over it, dotted names reach inside (`model.fine_width`)."""
+    """A preset of a file like config/train.yaml; `changes` win, dotted names reach inside (`model.step_width`)."""
     presets = parse_yaml(path.read_text())
     if preset not in presets:
         raise SettingsError(f"preset {preset!r} is not in {path}; there are {', '.join(sorted(presets))}")

@@ -48,8 +48,8 @@ def test_oracle_is_no_worse_than_the_data_driven_bandwidth(pairs):
 def test_whole_evaluation_writes_a_page(tmp_path):
     torch.manual_seed(0)
     small = ModelConfig(
-        fine_width=8, decoder_widths=(12, 16, 16, 16), decoder_blocks=1, condition=16,
-        shift_features=4, shift_width=8, step_features=4, step_width=12, step_blocks=2,
+        decoder_widths=(12, 16, 16, 16), decoder_blocks=1, condition=16,
+        shift_width=8, step_width=12, step_blocks=2,
     )  # fmt: skip
     digest = save_model(AtomDiffuser(small), tmp_path / "w.safetensors", training={"step": 12})
     options = replace(

@@ -5,8 +5,7 @@ from atomdiffuser.model import AtomDiffuser, ModelConfig
 from atomdiffuser.simulation import PairRanges, simulate_pairs
 
 TINY = ModelConfig(
-    fine_width=8, decoder_widths=(12, 16, 16, 16), decoder_blocks=1, condition=16, shift_features=4,
-    shift_width=8, step_features=4, step_width=12, step_blocks=2,
+    decoder_widths=(12, 16, 16, 16), decoder_blocks=1, condition=16, shift_width=8, step_width=12, step_blocks=2,
 )  # fmt: skip
 RANGES = PairRanges(particle_drift_px=8, period_px=(7.0, 14.0), max_waves=100)
 
