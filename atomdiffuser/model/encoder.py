@@ -32,7 +32,7 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def forward(self, values: Tensor, mask: Tensor, level: Tensor) -> Tensor:
-        """Values and mask (n, y, x), sides whole multiples of 16; `level` (n,) electrons that a value of 1 stands for."""
+        """Values and mask (n, y, x), sides multiples of 16; `level` (n,) electrons that a value of 1 stands for."""
         with full_precision(values.device):
             electrons = level[:, None, None]
             root = 2 * (((values * electrons).clamp_min(0) + ANSCOMBE).sqrt() - (electrons + ANSCOMBE).sqrt())

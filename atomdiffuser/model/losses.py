@@ -66,9 +66,7 @@ def drift_likelihood(affine: Tensor, truth: Tensor, normal_matrix: Tensor, shape
     return 0.5 * (robust - torch.linalg.slogdet(normal_matrix)[1] / 6)
 
 
-def search_loss(
-    log_odds: Tensor, truth: Tensor, turns_deg: tuple[float, ...], shape: tuple[int, int]
-) -> Tensor:
+def search_loss(log_odds: Tensor, truth: Tensor, turns_deg: tuple[float, ...], shape: tuple[int, int]) -> Tensor:
     """Cross-entropy (n,) of the search: the true turn is shared among the two nearest, the shift at each of them among
     its four neighbours on the grid.
 

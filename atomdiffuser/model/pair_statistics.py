@@ -30,6 +30,8 @@ FILTER_WIDTHS_PX = (1.0, 1.4)
 OCTAVES = (1, 2, 4)
 WINDOW_CELLS = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Standard deviations of the windows [cells]."""
+JUDGED_CELLS = 4.0
+"""The window in which it is judged whether there is a lattice to see."""
 LARGEST_LOG, LARGEST_SLOPE = 2.5, 2.5
 
 
@@ -43,11 +45,14 @@ class Evidence:
         (n, PairStatistics.channels, y/4, x/4): all of it on scales near 1, as the decoder reads it.
     log_intensity, contrast
         (n, windows, y/4, x/4): log μ and κ; 0 and 1 where nothing is seen.
+    log_doubt
+        (n, y/4, x/4): logarithm of the standard error of κ in the middle window, large where there is no lattice.
     """
 
     channels: Tensor
     log_intensity: Tensor
     contrast: Tensor
+    log_doubt: Tensor
 
 
 class PairStatistics(nn.Module):
@@ -59,9 +64,7 @@ class PairStatistics(nn.Module):
         octaves = len(OCTAVES)
         self.channels = len(WINDOW_CELLS) * (5 + 2 * octaves) + 3
 
-    def forward(
-        self, reference: Tensor, moving: Tensor, mask: Tensor, level: Tensor, readout: Tensor
-    ) -> Evidence:
+    def forward(self, reference: Tensor, moving: Tensor, mask: Tensor, level: Tensor, readout: Tensor) -> Evidence:
         """Images (n, y, x), 0 where `mask` is 0.
 
         Parameters
@@ -106,7 +109,9 @@ class PairStatistics(nn.Module):
             log_ratio = (
                 ((moving * electrons + coverage).clamp_min(0.02) / (reference * electrons + coverage).clamp_min(0.02))
                 .log()
-                .clamp(-LARGEST_LOG, LARGEST_LOG)
+                .clamp(-JUDGED_CELLS = 4.0
+"""The window in which it is judged whether there is a lattice to see."""
+LARGEST_LOG, LARGEST_LOG)
             )
             mean = (reference / coverage.clamp_min(1e-3)).clamp_min(0)
             noise = (mean + excess[:, 0]).clamp_min(1e-3)  # of a pixel, over the level; C and S are in its units
@@ -122,12 +127,14 @@ class PairStatistics(nn.Module):
                 log_ratio[:, None], log_doubt[:, None], all_slope - 1, energy.clamp(0, LARGEST_SLOPE) - 1,
                 _log_doubt(all_error.square()), slope - 1, _log_doubt(error.square()),
             ]  # fmt: skip
+            if width == JUDGED_CELLS:
+                judged = all_error[:, 0].clamp(1e-4, 1e4).log()
             logs.append(log_ratio)
             slopes.append(all_slope[:, 0])
         local = cells[:, :1] / cells[:, 2:].clamp_min(1e-3)
         energy = bands[:, :, 1].sum(1, keepdim=True).clamp_min(0).log1p() / 3
         channels += [cells[:, 2:], local.clamp(0, 4) - 1, energy]
-        return Evidence(torch.cat(channels, 1), torch.stack(logs, 1), torch.stack(slopes, 1))
+        return Evidence(torch.cat(channels, 1), torch.stack(logs, 1), torch.stack(slopes, 1), judged)
 
 
 def readout_variance(electrons: Tensor, valid: Tensor) -> Tensor:

@@ -55,6 +55,8 @@ class PairPrediction:
         (n,) that the network gave to the shift it started from.
     rates, log_sigma
         (n, 2, y, x) at stride 4: logarithms of intensity and contrast at τ = 1, and of the σ of both maps.
+    lattice
+        (n, y, x) bool at stride 4: whether there is lattice to judge the contrast by.
     seen
         (n, Y, X) bool: reference pixels that the moving frame saw.
     shape
@@ -66,6 +68,7 @@ class PairPrediction:
     shift_probability: Tensor
     rates: Tensor
     log_sigma: Tensor
+    lattice: Tensor
     seen: Tensor
     shape: tuple[int, int]
 
@@ -79,8 +82,8 @@ class PairPrediction:
 
     @property
     def contrast(self) -> Tensor:
-        """(n, Y, X) at τ = 1, NaN outside the overlap."""
-        return self._masked(full_field(self.rates[:, 1], self.shape).exp())
+        """(n, Y, X) at τ = 1, NaN outside the overlap and where there is no lattice."""
+        return self._with_lattice(full_field(self.rates[:, 1], self.shape).exp())
 
     @property
     def intensity_sigma(self) -> Tensor:
@@ -88,7 +91,7 @@ class PairPrediction:
 
     @property
     def contrast_sigma(self) -> Tensor:
-        return self._masked(full_field(self.log_sigma[:, 1], self.shape).exp())
+        return self._with_lattice(full_field(self.log_sigma[:, 1], self.shape).exp())
 
     @property
     def motion_covariance(self) -> Tensor:
@@ -110,8 +113,9 @@ class PairPrediction:
         tau = torch.atleast_1d(torch.as_tensor(tau, dtype=torch.float64, device=self.seen.device))
         motion = motion_at(self.moving_from_reference, tau)
         values, sigmas = self._maps_at(tau.float(), kinetics)
-        masked = lambda stack: torch.where(self.seen, stack, torch.nan)
-        return PairStates(tau, motion, *(masked(v) for v in values), *(masked(s) for s in sigmas))
+        masks = self._masked, self._with_lattice
+        masked = lambda stacks: (mask(stack) for mask, stack in zip(masks, stacks, strict=True))
+        return PairStates(tau, motion, *masked(values), *masked(sigmas))
 
     def degrade(
         self, image: Tensor, tau: float, *, start: float = 0.0, base_px: float | None = None, dark_level: float = 0.0,
@@ -183,6 +187,10 @@ class PairPrediction:
 
     def _masked(self, maps: Tensor) -> Tensor:
         return torch.where(self.seen, maps, torch.nan)
+
+    def _with_lattice(self, maps: Tensor) -> Tensor:
+        fine = F.interpolate(self.lattice[:, None].float(), scale_factor=MAP_STRIDE)[:, 0] > 0.5
+        return torch.where(self.seen & fine[:, : self.shape[0], : self.shape[1]], maps, torch.nan)
 
 
 def motion_at(moving_from_reference: Tensor, tau: Tensor) -> Tensor:

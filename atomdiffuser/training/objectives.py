@@ -86,7 +86,7 @@ def _map_objective(
         given = torch.where((error_px < s.aligned_within_px)[:, None, None], drift, given)
     fields = model.estimate_decay(frames, given, batch.tau)
     tau = batch.tau[:, None, None, None]
-    values, log_sigma = (tau * fields[:, :2]).exp(), fields[:, 2:] + tau.log()
+    values, log_sigma = (tau * fields[:, :2]).exp(), fields[:, 2:4] + tau.log()
     maps = [map_loss(values[:, k], log_sigma[:, k], batch.maps[:, k], batch.weight[:, k]) for k in (0, 1)]
     return sum(maps), {"intensity": maps[0], "contrast": maps[1]}
 

@@ -1,0 +1,77 @@
+"""The network's part in the estimation: a start for the drift, and the decay maps of aligned pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from atomdiffuser.estimation.frame_source import FrameSource
+from atomdiffuser.estimation.local_regression import LARGEST_SIGMA, DecayMaps
+from atomdiffuser.model.checkpoint import load_model
+from atomdiffuser.model.network import AtomDiffuser
+from atomdiffuser.model.prediction import PairPrediction, full_field
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A trained network that looks at the frames of one source."""
+
+    model: AtomDiffuser
+    source: FrameSource
+
+    @classmethod
+    def of(cls, source: FrameSource, weights: str | None = None) -> Predictor:
+        """With shipped weights by their name, or those of a file; StoreError when there are none."""
+        return cls(_loaded(weights, str(source.device)), source)
+
+    def predict(self, pairs: Sequence[tuple[int, int]], drift: Tensor | None = None) -> PairPrediction:
+        """Drift and decay of pairs of frame numbers; `drift` (n, 3, 3) where it is known already."""
+        stacks = (np.stack([self._counts(k) for k in side]) for side in zip(*pairs, strict=True))
+        return self.model.predict(*stacks, gain_e=self._gain_e(), drift=drift)
+
+    def decay_maps(self, pairs: Sequence[tuple[int, int]], drift: Tensor, *, stride: int = 4) -> DecayMaps:
+        """Maps of aligned pairs, `stride` times coarser than the frames (cell means)."""
+        return decay_maps(self.predict(pairs, drift), stride)
+
+    def _counts(self, index: int) -> np.ndarray:
+        return np.asarray(self.source.series.frames[index], dtype=np.float32) - np.float32(self.source.dark_level)
+
+    def _gain_e(self) -> float:
+        """Electrons per count, from the noise; a series whose noise is all readout counts its variance as shots."""
+        noise = self.source.noise
+        if noise.per_count > 0:
+            return 1.0 / noise.per_count
+        return float(self.source.raw(self.source.usable[0]).mean().clamp_min(1e-6)) / max(noise.readout, 1e-12)
+
+
+def decay_maps(prediction: PairPrediction, stride: int) -> DecayMaps:
+    """What the network says about decay in the form that local regression has; its windows have no width."""
+    p = prediction
+    coverage = _cell_means(p.seen.float(), stride)
+    contrast_known = _cell_means(_nearest(p.lattice, p.shape), stride) > 0.5
+    values = [_cell_means(full_field(p.rates[:, k], p.shape).exp(), stride) for k in (0, 1)]
+    sigmas = [_cell_means(full_field(p.log_sigma[:, k], p.shape).exp(), stride) for k in (0, 1)]
+    known = [(coverage > 0) & (sigmas[0] < LARGEST_SIGMA), (coverage > 0) & contrast_known & (sigmas[1] < LARGEST_SIGMA)]
+    masked = lambda maps: [torch.where(k, m, torch.nan) for k, m in zip(known, maps, strict=True)]
+    none = torch.full((len(p),), torch.nan, device=coverage.device)
+    return DecayMaps(*masked(values), *masked(sigmas), coverage, none, none)
+
+
+@lru_cache(maxsize=2)
+def _loaded(weights: str | None, device: str) -> AtomDiffuser:
+    return load_model(weights, device=device)
+
+
+def _nearest(mask: Tensor, shape: tuple[int, int]) -> Tensor:
+    factor = -(-shape[0] // mask.shape[-2])
+    return F.interpolate(mask[:, None].float(), scale_factor=factor)[:, 0, : shape[0], : shape[1]]
+
+
+def _cell_means(images: Tensor, stride: int) -> Tensor:
+    return F.avg_pool2d(images[:, None], stride, ceil_mode=True, count_include_pad=False)[:, 0]
