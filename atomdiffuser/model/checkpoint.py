@@ -36,6 +36,22 @@ def save_model(
     return weights_hash(path)
 
 
+def join_models(maps: Path, drift: Path, path: Path) -> str:
+    """Write one network from two that were trained apart: the maps of the first, the drift of the second.
+
+    Raises
+    ------
+    StoreError
+        When the two have other settings.
+    """
+    cards = {"maps": model_card(maps), "drift": model_card(drift)}
+    if cards["maps"]["config"] != cards["drift"]["config"]:
+        raise StoreError(f"{maps} and {drift} hold networks of different settings; train both with the same model")
+    first, second = (load_model(p) for p in (maps, drift))
+    second.decoder.load_state_dict(first.decoder.state_dict())
+    return save_model(second, path, training={name: card["training"] for name, card in cards.items()})
+
+
 def load_model(name_or_path: str | Path | None = None, *, device: torch.device | str = "cpu") -> AtomDiffuser:
     """A trained network, in evaluation mode.
 

@@ -109,9 +109,7 @@ class PairStatistics(nn.Module):
             log_ratio = (
                 ((moving * electrons + coverage).clamp_min(0.02) / (reference * electrons + coverage).clamp_min(0.02))
                 .log()
-                .clamp(-JUDGED_CELLS = 4.0
-"""The window in which it is judged whether there is a lattice to see."""
-LARGEST_LOG, LARGEST_LOG)
+                .clamp(-LARGEST_LOG, LARGEST_LOG)
             )
             mean = (reference / coverage.clamp_min(1e-3)).clamp_min(0)
             noise = (mean + excess[:, 0]).clamp_min(1e-3)  # of a pixel, over the level; C and S are in its units

@@ -11,8 +11,8 @@ from torch import Tensor
 from atomdiffuser.model.config import CELL_STRIDE, MULTIPLE
 from atomdiffuser.model.frames import Window
 
-WINDOW_PX = 768
-OVERLAP_PX = 192
+WINDOW_PX = 2048
+OVERLAP_PX = 384  # three widths of the widest local regression on either side of a seam
 
 
 @dataclass(frozen=True)

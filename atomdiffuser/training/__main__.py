@@ -1,4 +1,7 @@
-"""`python -m atomdiffuser.training PRESET`: training where nothing but torch, numpy and safetensors is installed."""
+"""`python -m atomdiffuser.training PRESET`: training where nothing but torch, numpy and safetensors is installed.
+
+`python -m atomdiffuser.training join MAPS DRIFT --to FILE` makes one network of two whose parts were trained apart.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from pathlib import Path
 import torch
 
 from atomdiffuser.errors import AtomDiffuserError
+from atomdiffuser.model.checkpoint import join_models
 from atomdiffuser.training.loop import train
 from atomdiffuser.training.settings import parse_value, read_settings
 
@@ -18,6 +22,9 @@ CONFIG = Path("config/train.yaml")
 
 def main(arguments: list[str] | None = None, *, progress: Callable[[int, int], None] | None = None) -> int:
     """Exit code 0 when the schedule is done, 3 when a limit came first, 1 after an error."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["join"]:
+        return _join(arguments[1:])
     parser = argparse.ArgumentParser(prog="python -m atomdiffuser.training", description=__doc__)
     parser.add_argument("preset")
     parser.add_argument("--config", type=Path, default=CONFIG)
@@ -40,6 +47,20 @@ def main(arguments: list[str] | None = None, *, progress: Callable[[int, int], N
         return 1
     print(f"step {result.step} of {result.total_steps or '?'}; weights: {result.weights}")
     return 0 if result.finished else 3
+
+
+def _join(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m atomdiffuser.training join")
+    parser.add_argument("maps", type=Path)
+    parser.add_argument("drift", type=Path)
+    parser.add_argument("--to", type=Path, required=True)
+    options = parser.parse_args(arguments)
+    try:
+        print(f"{join_models(options.maps, options.drift, options.to)}  {options.to}")
+    except AtomDiffuserError as error:
+        print(f"join: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def _change(text: str) -> tuple[str, object]:

@@ -16,7 +16,14 @@ def prediction():
     rates = torch.stack([-0.1 - 0.3 * y, -0.2 - 0.8 * x])[None]
     seen = torch.ones(1, *SHAPE, dtype=torch.bool)
     return PairPrediction(
-        affine, torch.eye(6)[None], torch.ones(1), rates, torch.full((1, 2, 24, 28), -3.0), seen, SHAPE
+        affine,
+        torch.eye(6)[None],
+        torch.ones(1),
+        rates,
+        torch.full((1, 2, 24, 28), -3.0),
+        torch.ones(1, 24, 28, dtype=torch.bool),
+        seen,
+        SHAPE,
     )
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from atomdiffuser import geometry
-from atomdiffuser.model.losses import drift_likelihood, drift_loss, map_loss, shift_loss
+from atomdiffuser.model.losses import drift_likelihood, drift_loss, map_loss, search_loss
+from atomdiffuser.model.shift_search import turned_about_centre
 
 SHAPE = (64, 64)
 
@@ -60,10 +61,17 @@ def test_information_is_best_when_it_is_the_errors_own():
     assert min(losses, key=losses.get) == 0.2
 
 
-def test_shift_loss_points_at_the_true_cell():
-    odds = torch.zeros(1, 11, 11)
-    odds[0, 7, 4] = 4.0  # cells of 2 px around (5, 5): a shift of (4, −2) px
-    right = shift_loss(odds, torch.tensor([[4.0, -2.0]]))
-    swapped = shift_loss(odds, torch.tensor([[-2.0, 4.0]]))
-    assert right < 1.5 < swapped
-    assert float(shift_loss(odds, torch.tensor([[400.0, 0.0]]))) == 0.0
+def test_search_loss_points_at_the_true_turn_and_cell():
+    turns, shape = (-2.0, 0.0, 2.0), (64, 64)
+    odds = torch.zeros(1, 3, 11, 11)
+    odds[0, 2, 7, 4] = 6.0  # +2°; cells of 2 px around (5, 5): a shift of (4, −2) px
+    turned = turned_about_centre(torch.tensor([2.0]), shape)
+    move = lambda y, x: geometry.translation(torch.tensor([[y, x]], dtype=torch.float64))
+    loss = lambda truth: float(search_loss(odds, truth, turns, shape))
+    assert loss(turned @ move(4.0, -2.0)) < 1.5
+    assert loss(turned @ move(-2.0, 4.0)) > 5
+    assert loss(move(4.0, -2.0)) > 5  # not turned
+    assert loss(turned_about_centre(torch.tensor([-2.0]), shape) @ move(4.0, -2.0)) > 5
+    assert loss(turned @ move(400.0, 0.0)) == 0.0
+    half = turned_about_centre(torch.tensor([1.0]), shape) @ move(4.0, -2.0)
+    assert loss(turned @ move(4.0, -2.0)) < loss(half) < 5  # shared among 0° and 2°

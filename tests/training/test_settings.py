@@ -26,7 +26,7 @@ def test_evaluation_crystals_are_not_trained_on():
 def test_changes_reach_inside(config):
     settings = read_settings(config, "small", {"batch": 3, "model.step_width": 20, "ranges.electrons": [5.0, 6.0]})
     assert (settings.batch, settings.model.step_width, settings.ranges.electrons) == (3, 20, (5.0, 6.0))
-    assert settings.model.step_width == read_settings(config, "small").model.step_width
+    assert settings.model.condition == read_settings(config, "small").model.condition
 
 
 @pytest.mark.parametrize(
