@@ -113,13 +113,17 @@ class DecaySettings:
     map_stride: int = setting(
         4, "Maps are stored this many times coarser than the frames", unit="px", minimum=1, maximum=64
     )
+    method: Literal["network", "regression"] = setting(
+        "network", "Maps by the trained network, or by local regression as without it"
+    )
+    weights: str = setting("default", "The network's weights: a name of shipped ones, or the path of a file")
     bandwidth_px: float | Literal["auto"] = setting(
         "auto",
         "Standard deviation of the local regression's window; auto chooses it from noise and lattice",
         unit="px",
         above=0.0,
     )
-    device: Literal["auto", "cpu", "cuda"] = setting("auto", "Where the regression runs")
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", "Where the maps are computed")
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from atomdiffuser.evaluation.methods import (
     network_method,
     nothing_happened,
     oracle_regression,
+    refined_method,
     single_map_method,
 )
 from atomdiffuser.evaluation.page import damage_curves, map_panels, write_page
@@ -49,7 +50,7 @@ def evaluate(
     """
     options = options or BenchmarkOptions()
     model = load_model(weights, device=device)
-    networks: dict[str, Method] = {"AtomDiffuser": network_method(model)}
+    networks: dict[str, Method] = {"AtomDiffuser": refined_method(model)}
     for name, path in (baselines or {}).items():
         networks[name] = single_map_method(load_baseline(path).to(device))
     regression: dict[str, Method] = {"local regression": local_regression} if classical else {}
@@ -63,7 +64,11 @@ def evaluate(
         [{"method": f"{m} (literature)", "kind": k, "damage_mae": v} for m, t in known.items() for k, v in t.items()]
     )
     report("by fluence")
-    methods = networks | {"AtomDiffuser, drift given": network_method(model, given_drift=True)} | regression | oracle
+    others = {
+        "network alone": network_method(model),
+        "AtomDiffuser, drift given": network_method(model, given_drift=True),
+    }
+    methods = networks | others | regression | oracle
     fluence = by_fluence(
         methods | {"nothing happened": nothing_happened}, options, device=device,
         progress=lambda done, total: report(f"by fluence: {done} of {total}"),
@@ -90,7 +95,8 @@ def evaluate(
                  "frame's mean loss, map_mae that of the map, zero_bias the mean where nothing happened."},
         {"title": "Maps at strength 0.9", "figure": map_panels(maps), "text": "The intensity map of the last frame."},
         {"title": "By fluence", "name": "by_fluence", "table": fluence,
-         "text": "Crystals that training never showed, drift estimated unless given. Intensity is judged where there "
+         "text": "Crystals that training never showed, drift estimated unless given: by the network and then the "
+                 "statistical fit, or by the network alone. Intensity is judged where there "
                  "is a mean signal, contrast where there is lattice. Local regression is given the true drift; oracle "
                  "means that the truth chose its bandwidth."},
         {"title": "Between frames", "name": "between_frames", "table": between,

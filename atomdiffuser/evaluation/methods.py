@@ -15,7 +15,8 @@ from atomdiffuser.errors import StoreError
 from atomdiffuser.estimation.local_regression import BANDWIDTHS_PX, DecayMaps, estimate_decay_maps, full_resolution
 from atomdiffuser.estimation.noise import NoiseModel
 from atomdiffuser.estimation.prepare import prepare_frames
-from atomdiffuser.estimation.spectrum import measure_scales
+from atomdiffuser.estimation.register import FitOptions, register_from
+from atomdiffuser.estimation.spectrum import ImageScales, measure_scales
 from atomdiffuser.evaluation.metrics import Answer, judged_masks, map_errors
 from atomdiffuser.model.network import AtomDiffuser
 from atomdiffuser.model.published import BlockNetwork, PublishedNetwork
@@ -27,20 +28,20 @@ REGRESSION_STRIDE = 4
 
 
 def network_method(model: AtomDiffuser, *, given_drift: bool = False) -> Method:
-    """The network; with `given_drift` it is told the true one."""
+    """The network alone; with `given_drift` it is told the true one."""
+    return lambda pairs: _network_answer(model, pairs, pairs.moving_from_reference if given_drift else None)
+
+
+def refined_method(model: AtomDiffuser) -> Method:
+    """As the workflow uses it: the network's drift refined by the statistical fit, and its maps at what that found.
+
+    Where the fit says that it failed, the network's drift stands.
+    """
 
     def estimate(pairs: PairBatch) -> Answer:
-        parts = []
-        for at in range(0, len(pairs), BATCH):
-            take = slice(at, at + BATCH)
-            with torch.no_grad():
-                p = model(
-                    pairs.reference[take], pairs.moving[take], dark_level=pairs.dark_level[take],
-                    gain_e=pairs.gain_e[take],
-                    drift=pairs.moving_from_reference[take] if given_drift else None,
-                )  # fmt: skip
-            parts.append((p.moving_from_reference, p.intensity, p.contrast, p.intensity_sigma, p.contrast_sigma))
-        return Answer(*(torch.cat(column) for column in zip(*parts, strict=True)))
+        start = network_method(model)(pairs).moving_from_reference
+        drift = torch.cat([_refined(pairs, k, start[k : k + 1]) for k in range(len(pairs))])
+        return _network_answer(model, pairs, drift)
 
     return estimate
 
@@ -95,11 +96,35 @@ def load_baseline(path: Path) -> PublishedNetwork | BlockNetwork:
     return model.eval()
 
 
-def _regress(pairs: PairBatch, k: int, bandwidth_px: float | None) -> DecayMaps:
+def _network_answer(model: AtomDiffuser, pairs: PairBatch, drift: Tensor | None) -> Answer:
+    parts = []
+    for at in range(0, len(pairs), BATCH):
+        take = slice(at, at + BATCH)
+        with torch.no_grad():
+            p = model(
+                pairs.reference[take], pairs.moving[take], dark_level=pairs.dark_level[take],
+                gain_e=pairs.gain_e[take], drift=None if drift is None else drift[take],
+            )  # fmt: skip
+        parts.append((p.moving_from_reference, p.intensity, p.contrast, p.intensity_sigma, p.contrast_sigma))
+    return Answer(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def _refined(pairs: PairBatch, k: int, start: Tensor) -> Tensor:
+    frames, noise, scales = _counted(pairs, k)
+    prepared = prepare_frames(frames, scales)
+    found = register_from(prepared.select([0]), prepared.select([1]), start, FitOptions(noise=noise, scales=scales))
+    return torch.where(found.valid[:, None, None], found.moving_from_reference, start)
+
+
+def _counted(pairs: PairBatch, k: int) -> tuple[Tensor, NoiseModel, ImageScales]:
+    """Both frames of a pair in electrons (2, Y, X), their noise and their scales."""
     gain, dark = float(pairs.gain_e[k]), float(pairs.dark_level[k])
     frames = torch.stack([pairs.reference[k], pairs.moving[k]]) * gain - dark * gain
-    noise = NoiseModel(float(pairs.readout_e[k]) ** 2, 1.0)
-    scales = measure_scales(frames)
+    return frames, NoiseModel(float(pairs.readout_e[k]) ** 2, 1.0), measure_scales(frames)
+
+
+def _regress(pairs: PairBatch, k: int, bandwidth_px: float | None) -> DecayMaps:
+    frames, noise, scales = _counted(pairs, k)
     prepared = prepare_frames(frames, scales)
     return estimate_decay_maps(
         prepared.select([0]), prepared.select([1]), pairs.moving_from_reference[k : k + 1], noise=noise, scales=scales,

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from atomdiffuser.config import DecaySettings
-from atomdiffuser.estimation.local_regression import estimate_decay_maps
+from atomdiffuser.estimation.decay import decay_estimator
 from atomdiffuser.io.map_store import MAP_NAMES, create_maps
+from atomdiffuser.model.checkpoint import weights_hash
 from atomdiffuser.stages._sources import describe_estimation, open_source, open_trajectory
 
 
@@ -39,7 +40,9 @@ def decay(
         "estimation": describe_estimation(source),
         "bandwidth_px": bandwidths,
     }
-    reference = source.prepared([origin])
+    estimate = decay_estimator(source, settings)
+    if settings.method == "network":
+        attributes["weights"] = weights_hash(settings.weights)
     with create_maps(
         output,
         n_frames=series.n_frames,
@@ -52,15 +55,7 @@ def decay(
         for k in range(series.n_frames):
             maps = nothing
             if valid[k]:
-                found = estimate_decay_maps(
-                    reference,
-                    source.prepared([k]),
-                    torch.as_tensor(affines[k : k + 1]),
-                    noise=source.noise,
-                    scales=source.scales,
-                    stride=stride,
-                    bandwidth_px=None if settings.bandwidth_px == "auto" else float(settings.bandwidth_px),
-                )
+                found = estimate([(origin, k)], torch.as_tensor(affines[k : k + 1]))
                 maps = {name: getattr(found, name)[0].cpu().numpy() for name in MAP_NAMES}
                 bandwidths[k] = float(found.intensity_bandwidth_px), float(found.contrast_bandwidth_px)
                 if k == origin:
