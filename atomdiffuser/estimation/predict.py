@@ -57,7 +57,8 @@ def decay_maps(prediction: PairPrediction, stride: int) -> DecayMaps:
     contrast_known = _cell_means(_nearest(p.lattice, p.shape), stride) > 0.5
     values = [_cell_means(full_field(p.rates[:, k], p.shape).exp(), stride) for k in (0, 1)]
     sigmas = [_cell_means(full_field(p.log_sigma[:, k], p.shape).exp(), stride) for k in (0, 1)]
-    known = [(coverage > 0) & (sigmas[0] < LARGEST_SIGMA), (coverage > 0) & contrast_known & (sigmas[1] < LARGEST_SIGMA)]
+    known = [(coverage > 0) & (s < LARGEST_SIGMA) for s in sigmas]
+    known[1] &= contrast_known
     masked = lambda maps: [torch.where(k, m, torch.nan) for k, m in zip(known, maps, strict=True)]
     none = torch.full((len(p),), torch.nan, device=coverage.device)
     return DecayMaps(*masked(values), *masked(sigmas), coverage, none, none)

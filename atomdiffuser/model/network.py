@@ -185,7 +185,7 @@ class AtomDiffuser(nn.Module):
     def estimate_decay(
         self, frames: PairFrames, drift: Tensor, tau: Tensor, *, tiles: list[Tile] | None = None
     ) -> Tensor:
-        """What `DecayDecoder` gives, (n, 5, y, x) at stride 4, for pairs whose drift is `drift`, asked at `tau` (n,)."""
+        """What `DecayDecoder` gives, (n, 5, y, x) at stride 4, for pairs whose drift is known, asked at `tau` (n,)."""
         tiles = tiles or plan_tiles(frames.shape, 2**30)
         condition = self.decoder.conditioning(frames.level, tau)
         total = weights = None

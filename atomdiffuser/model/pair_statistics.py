@@ -9,7 +9,9 @@ Gaussian window around each cell of 4 × 4 pixels, with the filters' noise N_b t
 
 κ is the slope of prewhitened frames, corrected for the noise in the reference, which would bias it low (errors in
 variables; Fuller, Measurement Error Models, 1987, eq. 1.2.3). Each comes with the standard error that shot noise gives
-it. Narrow windows are noisy, wide ones blurred: the decoder blends them place by place and corrects the blend.
+it. Narrow windows are noisy, wide ones blurred: the decoder blends them place by place and corrects the blend. What it
+needs for that is given too: how much more two neighbouring widths differ than noise explains (Lepski 1991,
+doi:10.1137/1135065), averaged around each place.
 """
 
 from __future__ import annotations
@@ -30,6 +32,10 @@ FILTER_WIDTHS_PX = (1.0, 1.4)
 OCTAVES = (1, 2, 4)
 WINDOW_CELLS = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Standard deviations of the windows [cells]."""
+ROUGHNESS_CELLS = (4.0, 16.0)
+"""Standard deviations of the windows over which differences between widths are averaged [cells]."""
+DIFFERENCE_SHARE = 0.45  # variance of the difference to a window twice as wide, over the narrow window's own
+DOUBTFUL = 0.3  # standard error from which a place counts little in that average
 JUDGED_CELLS = 4.0
 """The window in which it is judged whether there is a lattice to see."""
 LARGEST_LOG, LARGEST_SLOPE = 2.5, 2.5
@@ -62,7 +68,8 @@ class PairStatistics(nn.Module):
         super().__init__()
         self.register_buffer("filters", band_passes(FILTER_WIDTHS_PX), persistent=False)
         octaves = len(OCTAVES)
-        self.channels = len(WINDOW_CELLS) * (5 + 2 * octaves) + 3
+        rough = 2 * (len(WINDOW_CELLS) - 1) * len(ROUGHNESS_CELLS)
+        self.channels = len(WINDOW_CELLS) * (5 + 2 * octaves) + 3 + rough
 
     def forward(self, reference: Tensor, moving: Tensor, mask: Tensor, level: Tensor, readout: Tensor) -> Evidence:
         """Images (n, y, x), 0 where `mask` is 0.
@@ -100,7 +107,7 @@ class PairStatistics(nn.Module):
 
     def _evidence(self, cells: Tensor, bands: Tensor, level: Tensor, readout: Tensor) -> Evidence:
         excess = (readout / level[:, None])[:, :, None, None]
-        channels, logs, slopes = [], [], []
+        channels, logs, slopes, log_variances, slope_variances = [], [], [], [], []
         modes = torch.tensor([1.0 / o**2 for o in OCTAVES], device=cells.device)[:, None, None]  # what a band counts
         for width in WINDOW_CELLS:
             reference, moving, coverage = _window(cells, width).unbind(1)
@@ -113,7 +120,7 @@ class PairStatistics(nn.Module):
             )
             mean = (reference / coverage.clamp_min(1e-3)).clamp_min(0)
             noise = (mean + excess[:, 0]).clamp_min(1e-3)  # of a pixel, over the level; C and S are in its units
-            log_doubt = _log_doubt(2 * noise / (mean.square() * electrons).clamp_min(1e-3))
+            log_variance = 2 * noise / (mean.square() * electrons).clamp_min(1e-3)
 
             cross, square, other, seen = _window(bands.flatten(1, 2), width).unflatten(1, bands.shape[1:3]).unbind(2)
             slope, error = _slope(cross, square, noise[:, None] * seen, pixels[:, None], OCTAVES)
@@ -122,17 +129,22 @@ class PairStatistics(nn.Module):
             floor = (total(square).clamp_min(0) * all_error).clamp_min(1e-6)
             energy = ((total(other).clamp_min(0) + floor) / (total(square).clamp_min(0) + floor)).sqrt()
             channels += [
-                log_ratio[:, None], log_doubt[:, None], all_slope - 1, energy.clamp(0, LARGEST_SLOPE) - 1,
+                log_ratio[:, None], _log_doubt(log_variance)[:, None], all_slope - 1, energy.clamp(0, LARGEST_SLOPE) - 1,
                 _log_doubt(all_error.square()), slope - 1, _log_doubt(error.square()),
             ]  # fmt: skip
             if width == JUDGED_CELLS:
                 judged = all_error[:, 0].clamp(1e-4, 1e4).log()
             logs.append(log_ratio)
             slopes.append(all_slope[:, 0])
+            log_variances.append(log_variance)
+            slope_variances.append(all_error[:, 0].square())
         local = cells[:, :1] / cells[:, 2:].clamp_min(1e-3)
         energy = bands[:, :, 1].sum(1, keepdim=True).clamp_min(0).log1p() / 3
         channels += [cells[:, 2:], local.clamp(0, 4) - 1, energy]
-        return Evidence(torch.cat(channels, 1), torch.stack(logs, 1), torch.stack(slopes, 1), judged)
+        log_ratios, contrasts = torch.stack(logs, 1), torch.stack(slopes, 1)
+        channels += _roughness(log_ratios, torch.stack(log_variances, 1))
+        channels += _roughness(contrasts, torch.stack(slope_variances, 1))
+        return Evidence(torch.cat(channels, 1), log_ratios, contrasts, judged)
 
 
 def readout_variance(electrons: Tensor, valid: Tensor) -> Tensor:
@@ -185,6 +197,19 @@ def _slope(
     doubt = (error * signal).square()
     slope = (cross * signal + doubt) / (signal.square() + doubt + 1e-12)
     return slope.clamp(-0.5, LARGEST_SLOPE), error
+
+
+def _roughness(values: Tensor, variances: Tensor) -> list[Tensor]:
+    """log of the mean squared difference between neighbouring widths over what noise explains; 0 for noise alone."""
+    expected = DIFFERENCE_SHARE * variances[:, :-1].clamp(1e-8, 1e4)
+    excess = (values[:, :-1] - values[:, 1:]).square() / expected
+    trust = 1 / (1 + expected / DOUBTFUL**2)
+    channels = []
+    for width in ROUGHNESS_CELLS:
+        around = _window(torch.cat([excess.clamp_max(1e3) * trust, trust], 1), width)
+        found, weight = around.chunk(2, dim=1)
+        channels.append(((found + 1e-3) / (weight + 1e-3)).log() / 2)
+    return channels
 
 
 def _log_doubt(variance: Tensor) -> Tensor:
