@@ -129,8 +129,9 @@ class PairStatistics(nn.Module):
             floor = (total(square).clamp_min(0) * all_error).clamp_min(1e-6)
             energy = ((total(other).clamp_min(0) + floor) / (total(square).clamp_min(0) + floor)).sqrt()
             channels += [
-                log_ratio[:, None], _log_doubt(log_variance)[:, None], all_slope - 1, energy.clamp(0, LARGEST_SLOPE) - 1,
-                _log_doubt(all_error.square()), slope - 1, _log_doubt(error.square()),
+                log_ratio[:, None], _log_doubt(log_variance)[:, None], all_slope - 1,
+                energy.clamp(0, LARGEST_SLOPE) - 1, _log_doubt(all_error.square()), slope - 1,
+                _log_doubt(error.square()),
             ]  # fmt: skip
             if width == JUDGED_CELLS:
                 judged = all_error[:, 0].clamp(1e-4, 1e4).log()
