@@ -38,6 +38,8 @@ DIFFERENCE_SHARE = 0.45  # variance of the difference to a window twice as wide,
 DOUBTFUL = 0.3  # standard error from which a place counts little in that average
 JUDGED_CELLS = 4.0
 """The window in which it is judged whether there is a lattice to see."""
+MEDIAN_OF_SQUARES = 0.455  # of a standard normal number
+LARGEST_SQUARE = 100.0  # in variances
 LARGEST_LOG, LARGEST_SLOPE = 2.5, 2.5
 
 
@@ -166,13 +168,12 @@ def readout_variance(electrons: Tensor, valid: Tensor) -> Tensor:
     kernel = (step[:, None] * step)[None, None] / 6.0
     known = F.avg_pool2d(valid[:, None], 3, stride=1) > 0.999
     response = F.conv2d((electrons * valid)[:, None], kernel)
-    # Robust against hot pixels: a mean of squares that are cut at 25 times their own first mean.
-    squares = torch.where(known, response.square(), 0.0).flatten(1)
-    count = known.flatten(1).sum(1).clamp_min(1)
-    first = squares.sum(1) / count
-    cut = torch.minimum(squares, 25 * first[:, None]).sum(1) / count
+    squares = torch.where(known, response.square(), torch.nan).flatten(1)
+    # Hot pixels are cut where no shot noise reaches, also not that of bright columns.
+    ceiling = LARGEST_SQUARE * torch.nan_to_num(squares.nanmedian(1, keepdim=True).values / MEDIAN_OF_SQUARES)
+    variance = torch.nan_to_num(torch.minimum(squares, ceiling).nanmean(1))
     mean = (electrons * valid).sum((1, 2)) / valid.sum((1, 2)).clamp_min(1)
-    return torch.maximum(cut - mean.clamp_min(0), -0.5 * mean.clamp_min(0))
+    return torch.maximum(variance - mean.clamp_min(0), -0.5 * mean.clamp_min(0))
 
 
 def band_passes(widths_px: tuple[float, ...]) -> Tensor:
