@@ -54,11 +54,10 @@ def decay_maps(prediction: PairPrediction, stride: int) -> DecayMaps:
     """What the network says about decay in the form that local regression has; its windows have no width."""
     p = prediction
     coverage = _cell_means(p.seen.float(), stride)
-    contrast_known = _cell_means(_nearest(p.lattice, p.shape), stride) > 0.5
     values = [_cell_means(full_field(p.rates[:, k], p.shape).exp(), stride) for k in (0, 1)]
     sigmas = [_cell_means(full_field(p.log_sigma[:, k], p.shape).exp(), stride) for k in (0, 1)]
-    known = [(coverage > 0) & (s < LARGEST_SIGMA) for s in sigmas]
-    known[1] &= contrast_known
+    share = [_cell_means(p.full_known(k).float(), stride) / coverage.clamp_min(1e-6) for k in (0, 1)]
+    known = [(coverage > 0) & (k > 0.5) & (s < LARGEST_SIGMA) for k, s in zip(share, sigmas, strict=True)]
     masked = lambda maps: [torch.where(k, m, torch.nan) for k, m in zip(known, maps, strict=True)]
     none = torch.full((len(p),), torch.nan, device=coverage.device)
     return DecayMaps(*masked(values), *masked(sigmas), coverage, none, none)
@@ -67,11 +66,6 @@ def decay_maps(prediction: PairPrediction, stride: int) -> DecayMaps:
 @lru_cache(maxsize=2)
 def _loaded(weights: str | None, device: str) -> AtomDiffuser:
     return load_model(weights, device=device)
-
-
-def _nearest(mask: Tensor, shape: tuple[int, int]) -> Tensor:
-    factor = -(-shape[0] // mask.shape[-2])
-    return F.interpolate(mask[:, None].float(), scale_factor=factor)[:, 0, : shape[0], : shape[1]]
 
 
 def _cell_means(images: Tensor, stride: int) -> Tensor:

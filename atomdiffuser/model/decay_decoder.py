@@ -24,8 +24,8 @@ WINDOWS = len(WINDOW_CELLS)
 
 
 class DecayDecoder(nn.Module):
-    """Five maps (n, 5, y/4, x/4): rates of intensity and contrast per unit τ, the logarithms of their σ, and how much
-    lattice there is to see (`Evidence.log_doubt`).
+    """Six maps (n, 6, y/4, x/4): rates of intensity and contrast per unit τ, the logarithms of their σ, and how little
+    there is to see of either (`Evidence.log_doubt`).
 
     A rate h makes the map exp(τ·h), which is 1 at τ = 0 whatever the weights are; σ is τ times its own exponential.
     Time conditions every level.
@@ -68,7 +68,7 @@ class DecayDecoder(nn.Module):
         rates = _bounded(torch.stack([log_intensity, positive.clamp_min(1e-8).log()], 1), LOG_LOWEST, LOG_HIGHEST)
         doubts = torch.stack([intensity[:, WINDOWS + 1], contrast[:, WINDOWS + 1]], 1)
         log_sigma = _bounded(doubts, SIGMA_LOG_LOWEST, SIGMA_LOG_HIGHEST)
-        return torch.cat([rates, log_sigma + self.log_sigma_offset[:, None, None], evidence.log_doubt[:, None]], 1)
+        return torch.cat([rates, log_sigma + self.log_sigma_offset[:, None, None], evidence.log_doubt], 1)
 
 
 def _blend(numbers: Tensor, windows: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ Every part is convolutional and none takes statistics over an image, so that a l
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -28,8 +27,8 @@ from atomdiffuser.model.shift_search import ShiftSearch, motion_from_log_odds
 from atomdiffuser.model.tiling import OVERLAP_PX, WINDOW_PX, Tile, blending_weight, plan_tiles
 from atomdiffuser.model.time_embedding import Conditioning
 
-LARGEST_LOG_DOUBT = math.log(0.7)
-"""Contrast is given where one window of 16 px alone would know it better than this."""
+LARGEST_DOUBT = (0.5, 0.7)
+"""Intensity and contrast are given where one window of 16 px alone would know them better than this."""
 SEARCHED_SHARE = 0.45  # of a frame's side, at most
 BATCH_PX = {"cpu": 2**21, "cuda": 2**25}
 
@@ -114,9 +113,10 @@ class AtomDiffuser(nn.Module):
         fields = self.estimate_decay(frames, drift, tau, tiles=tiles)
         t = tau[:, None, None, None]
         rates, log_sigma = t * fields[:, :2], fields[:, 2:4] + t.clamp_min(1e-6).log()
-        lattice = fields[:, 4] < LARGEST_LOG_DOUBT
+        limits = torch.tensor(LARGEST_DOUBT, device=frames.device).log()
+        known = fields[:, 4:] < limits[:, None, None]
         return PairPrediction(
-            drift, normal, probability, rates, log_sigma, lattice, frames.overlap(drift), frames.shape
+            drift, normal, probability, rates, log_sigma, known, frames.overlap(drift), frames.shape
         )
 
     @torch.no_grad()
@@ -161,7 +161,7 @@ class AtomDiffuser(nn.Module):
                     drift=None if known is None else known[take], tiles=tiles,
                 ))  # fmt: skip
         self.train(was_training)
-        names = ("moving_from_reference", "normal_matrix", "shift_probability", "rates", "log_sigma", "lattice", "seen")
+        names = ("moving_from_reference", "normal_matrix", "shift_probability", "rates", "log_sigma", "known", "seen")
         return PairPrediction(*(torch.cat([getattr(p, name) for p in parts]) for name in names), parts[0].shape)
 
     def estimate_drift(
@@ -185,7 +185,7 @@ class AtomDiffuser(nn.Module):
     def estimate_decay(
         self, frames: PairFrames, drift: Tensor, tau: Tensor, *, tiles: list[Tile] | None = None
     ) -> Tensor:
-        """What `DecayDecoder` gives, (n, 5, y, x) at stride 4, for pairs whose drift is known, asked at `tau` (n,)."""
+        """What `DecayDecoder` gives, (n, 6, y, x) at stride 4, for pairs whose drift is known, asked at `tau` (n,)."""
         tiles = tiles or plan_tiles(frames.shape, 2**30)
         condition = self.decoder.conditioning(frames.level, tau)
         total = weights = None
@@ -201,7 +201,7 @@ class AtomDiffuser(nn.Module):
             if len(tiles) == 1:
                 return fields[:, :, : size[0], : size[1]]
             if total is None:
-                total = fields.new_zeros(len(frames), 5, *size)
+                total = fields.new_zeros(len(frames), 6, *size)
                 weights = fields.new_zeros(size)
             weight = blending_weight(tile, MAP_STRIDE, frames.device)
             y, x = w.y // MAP_STRIDE, w.x // MAP_STRIDE

@@ -36,8 +36,9 @@ ROUGHNESS_CELLS = (4.0, 16.0)
 """Standard deviations of the windows over which differences between widths are averaged [cells]."""
 DIFFERENCE_SHARE = 0.45  # variance of the difference to a window twice as wide, over the narrow window's own
 DOUBTFUL = 0.3  # standard error from which a place counts little in that average
-JUDGED_CELLS = 4.0
-"""The window in which it is judged whether there is a lattice to see."""
+JUDGED_CELLS, NEAR_CELLS = 4.0, 1.0
+"""The window in which it is judged whether there is something to see, and the one that must not be vacuum."""
+VACUUM_SHARE = 0.03  # of the frame's mean signal
 MEDIAN_OF_SQUARES = 0.455  # of a standard normal number
 LARGEST_SQUARE = 100.0  # in variances
 LARGEST_LOG, LARGEST_SLOPE = 2.5, 2.5
@@ -54,7 +55,8 @@ class Evidence:
     log_intensity, contrast
         (n, windows, y/4, x/4): log μ and κ; 0 and 1 where nothing is seen.
     log_doubt
-        (n, y/4, x/4): logarithm of the standard error of κ in the middle window, large where there is no lattice.
+        (n, 2, y/4, x/4): logarithms of the standard errors of log μ and κ in the middle window; large in vacuum, and
+        that of κ where there is no lattice.
     """
 
     channels: Tensor
@@ -136,7 +138,9 @@ class PairStatistics(nn.Module):
                 _log_doubt(error.square()),
             ]  # fmt: skip
             if width == JUDGED_CELLS:
-                judged = all_error[:, 0].clamp(1e-4, 1e4).log()
+                judged = torch.stack([log_variance.sqrt(), all_error[:, 0]], 1).clamp(1e-4, 1e4).log()
+            if width == NEAR_CELLS:
+                vacuum = mean < VACUUM_SHARE
             logs.append(log_ratio)
             slopes.append(all_slope[:, 0])
             log_variances.append(log_variance)
@@ -147,7 +151,7 @@ class PairStatistics(nn.Module):
         log_ratios, contrasts = torch.stack(logs, 1), torch.stack(slopes, 1)
         channels += _roughness(log_ratios, torch.stack(log_variances, 1))
         channels += _roughness(contrasts, torch.stack(slope_variances, 1))
-        return Evidence(torch.cat(channels, 1), log_ratios, contrasts, judged)
+        return Evidence(torch.cat(channels, 1), log_ratios, contrasts, judged + 20.0 * vacuum[:, None])
 
 
 def readout_variance(electrons: Tensor, valid: Tensor) -> Tensor:

@@ -55,8 +55,8 @@ class PairPrediction:
         (n,) that the network gave to the shift it started from.
     rates, log_sigma
         (n, 2, y, x) at stride 4: logarithms of intensity and contrast at τ = 1, and of the σ of both maps.
-    lattice
-        (n, y, x) bool at stride 4: whether there is lattice to judge the contrast by.
+    known
+        (n, 2, y, x) bool at stride 4: whether there is signal to judge the intensity by, and lattice for the contrast.
     seen
         (n, Y, X) bool: reference pixels that the moving frame saw.
     shape
@@ -68,7 +68,7 @@ class PairPrediction:
     shift_probability: Tensor
     rates: Tensor
     log_sigma: Tensor
-    lattice: Tensor
+    known: Tensor
     seen: Tensor
     shape: tuple[int, int]
 
@@ -77,21 +77,21 @@ class PairPrediction:
 
     @property
     def intensity(self) -> Tensor:
-        """(n, Y, X) at τ = 1, NaN outside the overlap."""
-        return self._masked(full_field(self.rates[:, 0], self.shape).exp())
+        """(n, Y, X) at τ = 1, NaN outside the overlap and in vacuum."""
+        return self._masked(full_field(self.rates[:, 0], self.shape).exp(), 0)
 
     @property
     def contrast(self) -> Tensor:
         """(n, Y, X) at τ = 1, NaN outside the overlap and where there is no lattice."""
-        return self._with_lattice(full_field(self.rates[:, 1], self.shape).exp())
+        return self._masked(full_field(self.rates[:, 1], self.shape).exp(), 1)
 
     @property
     def intensity_sigma(self) -> Tensor:
-        return self._masked(full_field(self.log_sigma[:, 0], self.shape).exp())
+        return self._masked(full_field(self.log_sigma[:, 0], self.shape).exp(), 0)
 
     @property
     def contrast_sigma(self) -> Tensor:
-        return self._with_lattice(full_field(self.log_sigma[:, 1], self.shape).exp())
+        return self._masked(full_field(self.log_sigma[:, 1], self.shape).exp(), 1)
 
     @property
     def motion_covariance(self) -> Tensor:
@@ -113,8 +113,7 @@ class PairPrediction:
         tau = torch.atleast_1d(torch.as_tensor(tau, dtype=torch.float64, device=self.seen.device))
         motion = motion_at(self.moving_from_reference, tau)
         values, sigmas = self._maps_at(tau.float(), kinetics)
-        masks = self._masked, self._with_lattice
-        masked = lambda stacks: (mask(stack) for mask, stack in zip(masks, stacks, strict=True))
+        masked = lambda stacks: (self._masked(stack, k) for k, stack in enumerate(stacks))
         return PairStates(tau, motion, *masked(values), *masked(sigmas))
 
     def degrade(
@@ -185,12 +184,13 @@ class PairPrediction:
             values.append(value)
         return values, sigmas
 
-    def _masked(self, maps: Tensor) -> Tensor:
-        return torch.where(self.seen, maps, torch.nan)
+    def full_known(self, witness: int) -> Tensor:
+        """(n, Y, X) bool: where the intensity (0) or the contrast (1) is given."""
+        fine = F.interpolate(self.known[:, witness, None].float(), scale_factor=MAP_STRIDE)[:, 0] > 0.5
+        return self.seen & fine[:, : self.shape[0], : self.shape[1]]
 
-    def _with_lattice(self, maps: Tensor) -> Tensor:
-        fine = F.interpolate(self.lattice[:, None].float(), scale_factor=MAP_STRIDE)[:, 0] > 0.5
-        return torch.where(self.seen & fine[:, : self.shape[0], : self.shape[1]], maps, torch.nan)
+    def _masked(self, maps: Tensor, witness: int) -> Tensor:
+        return torch.where(self.full_known(witness), maps, torch.nan)
 
 
 def motion_at(moving_from_reference: Tensor, tau: Tensor) -> Tensor:

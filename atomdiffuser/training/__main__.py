@@ -37,6 +37,7 @@ def main(arguments: list[str] | None = None, *, progress: Callable[[int, int], N
     try:
         changes = dict(_change(c) for c in options.changes)
         settings = read_settings(options.config, options.preset, changes)
+        torch.set_flush_denormal(True)  # numbers too small to matter would be slow
         device = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
         result = train(
             settings, options.folder, device=device, max_minutes=options.max_minutes, max_steps=options.max_steps,

@@ -76,8 +76,6 @@ def train(
     began = time.monotonic()
     device = torch.device(device)
     folder.mkdir(parents=True, exist_ok=True)
-    if device.type == "cpu":
-        torch.set_flush_denormal(True)  # numbers too small to matter would be slow
     model = build_network(settings).to(device, memory_format=torch.channels_last)
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True

@@ -20,6 +20,7 @@ from atomdiffuser.stages.register import register
 
 SHAPE = (100, 131)
 N = 5
+STORES = {"decay.zarr": "network", "regression.zarr": "regression"}
 
 
 def store(series: FrameSeries, path) -> None:
@@ -48,7 +49,8 @@ def results(simulated, tmp_path_factory):
     s = simulated.series
     store(FrameSeries(frames, s.times_s, s.acquisition, "sample", (0,)), folder / "frames.ome.zarr")
     register(folder / "frames.ome.zarr", folder / "pairs.parquet", folder / "trajectory.parquet", RegisterSettings())
-    decay(folder / "frames.ome.zarr", folder / "trajectory.parquet", folder / "decay.zarr", DecaySettings(map_stride=7))
+    for name, method in STORES.items():
+        decay(folder / "frames.ome.zarr", folder / "trajectory.parquet", folder / name, DecaySettings(7, method))
     damage(
         folder / "frames.ome.zarr", folder / "trajectory.parquet", folder / "decay.zarr", folder / "damage.parquet",
         folder / "critical_fluence.csv", DamageSettings(grid=(2, 2)),
@@ -77,8 +79,10 @@ def test_drift_in_nanometres(results, simulated, true) -> None:
     )
 
 
-def test_decay_maps_on_their_grid(results, simulated) -> None:
-    maps = read_maps(results / "decay.zarr")
+@pytest.mark.parametrize("name", STORES)
+def test_decay_maps_on_their_grid(results, simulated, name) -> None:
+    maps = read_maps(results / name)
+    assert ("weights" in maps.attributes) == (name == "decay.zarr")
     assert maps.stride == 7 and np.asarray(maps.contrast[1]).shape == (15, 19)
     assert np.nanmin(maps.contrast[1]) == np.nanmax(maps.contrast[1]) == 1 and np.nanmax(maps.contrast_sigma[1]) == 0
     for k in (0, 3):

@@ -1,12 +1,14 @@
 import hashlib
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from atomdiffuser.errors import StoreError
+from atomdiffuser.model import AtomDiffuser, load_model, save_model, weights_hash
 from atomdiffuser.model import checkpoint as module
-from atomdiffuser.model import load_model, save_model, weights_hash
+from atomdiffuser.training.__main__ import main
 
 
 def test_round_trip(tmp_path, network, pairs):
@@ -27,6 +29,25 @@ def test_hash_follows_the_weights(tmp_path, network):
     with torch.no_grad():
         network.decoder.leave.bias += 1e-3
     assert save_model(network, tmp_path / "b.safetensors") != first
+
+
+def test_parts_trained_apart_are_joined(tmp_path, network, tiny):
+    torch.manual_seed(8)
+    other = AtomDiffuser(tiny)
+    for name, model in (("maps", network), ("drift", other)):
+        save_model(model, tmp_path / f"{name}.safetensors", training={"seed": name})
+    command = ["join", *(str(tmp_path / f"{n}.safetensors") for n in ("maps", "drift")), "--to"]
+    assert main([*command, str(tmp_path / "both.safetensors")]) == 0
+    joined = load_model(tmp_path / "both.safetensors").state_dict()
+    for key, value in joined.items():
+        source = network if key.startswith("decoder") else other
+        assert torch.equal(value, source.state_dict()[key])
+    assert module.model_card(tmp_path / "both.safetensors")["training"] == {
+        "maps": {"seed": "maps"}, "drift": {"seed": "drift"},
+    }  # fmt: skip
+    save_model(AtomDiffuser(replace(tiny, step_width=16)), tmp_path / "drift.safetensors")
+    assert main([*command, str(tmp_path / "not.safetensors")]) == 1
+    assert not (tmp_path / "not.safetensors").exists()
 
 
 def test_half_the_size_in_bfloat16(tmp_path, network):

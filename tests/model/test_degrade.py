@@ -21,7 +21,7 @@ def prediction():
         torch.ones(1),
         rates,
         torch.full((1, 2, 24, 28), -3.0),
-        torch.ones(1, 24, 28, dtype=torch.bool),
+        torch.ones(1, 2, 24, 28, dtype=torch.bool),
         seen,
         SHAPE,
     )

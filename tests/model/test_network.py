@@ -20,13 +20,14 @@ def test_time_zero_is_the_identity_and_one_exactly(network, pairs):
     prediction = network.predict(pairs.reference, pairs.moving)
     state = prediction.at([0.0])
     assert torch.equal(state.moving_from_reference[0], torch.eye(3, dtype=torch.float64).expand(4, 3, 3))
-    lattice = torch.isfinite(prediction.contrast)
-    for maps, known in ((state.intensity[0], prediction.seen), (state.contrast[0], lattice)):
+    for witness, maps in enumerate((state.intensity[0], state.contrast[0])):
+        known = prediction.full_known(witness)
         assert known.float().mean() > 0.3
         assert torch.equal(maps[known], torch.ones(int(known.sum())))
-    assert prediction.intensity[prediction.seen].std() > 1e-3  # the answer itself is not trivial
+    known = prediction.full_known(0)
+    assert prediction.intensity[known].std() > 1e-3  # the answer itself is not trivial
     asked = network(pairs.reference, pairs.moving, tau=0.0)
-    assert torch.equal(asked.intensity[asked.seen], torch.ones(int(asked.seen.sum())))
+    assert torch.equal(asked.intensity[known], torch.ones(int(known.sum())))
 
 
 def test_time_one_is_the_measurement(network, pairs):
@@ -43,7 +44,7 @@ def test_states_compose_with_exponential_kinetics_only(network, pairs):
     torch.testing.assert_close(s.moving_from_reference[0] @ s.moving_from_reference[1], s.moving_from_reference[2])
     torch.testing.assert_close(s.contrast[0] * s.contrast[1], s.contrast[2], equal_nan=True)
     linear = prediction.at([0.3, 0.45, 0.75], kinetics="linear")
-    apart = (linear.intensity[0] * linear.intensity[1] - linear.intensity[2])[prediction.seen]
+    apart = (linear.intensity[0] * linear.intensity[1] - linear.intensity[2])[prediction.full_known(0)]
     assert apart.abs().max() > 1e-4
 
 
