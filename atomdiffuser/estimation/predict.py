@@ -14,8 +14,10 @@ from torch import Tensor
 from atomdiffuser.estimation.frame_source import FrameSource
 from atomdiffuser.estimation.local_regression import LARGEST_SIGMA, DecayMaps
 from atomdiffuser.model.checkpoint import load_model
+from atomdiffuser.model.frames import pair_frames
 from atomdiffuser.model.network import AtomDiffuser
 from atomdiffuser.model.prediction import PairPrediction, full_field
+from atomdiffuser.model.tiling import plan_tiles
 
 
 @dataclass(frozen=True)
@@ -30,17 +32,27 @@ class Predictor:
         """With shipped weights by their name, or those of a file; StoreError when there are none."""
         return cls(_loaded(weights, str(source.device)), source)
 
+    def starts(self, pairs: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+        """Drift alone: moving_from_reference (n, 3, 3), and the probability (n,) that the search found the right one."""
+        stacks = (torch.from_numpy(s).to(self.source.device) for s in self._stacks(pairs))
+        frames = pair_frames(*stacks, gain_e=self._gain_e())
+        with torch.no_grad():
+            found = self.model.estimate_drift(frames, tiles=plan_tiles(frames.shape))
+        return found.moving_from_reference, found.shift_probability
+
     def predict(self, pairs: Sequence[tuple[int, int]], drift: Tensor | None = None) -> PairPrediction:
         """Drift and decay of pairs of frame numbers; `drift` (n, 3, 3) where it is known already."""
-        stacks = (np.stack([self._counts(k) for k in side]) for side in zip(*pairs, strict=True))
-        return self.model.predict(*stacks, gain_e=self._gain_e(), drift=drift)
+        return self.model.predict(*self._stacks(pairs), gain_e=self._gain_e(), drift=drift)
 
     def decay_maps(self, pairs: Sequence[tuple[int, int]], drift: Tensor, *, stride: int = 4) -> DecayMaps:
         """Maps of aligned pairs, `stride` times coarser than the frames (cell means)."""
         return decay_maps(self.predict(pairs, drift), stride)
 
-    def _counts(self, index: int) -> np.ndarray:
-        return np.asarray(self.source.series.frames[index], dtype=np.float32) - np.float32(self.source.dark_level)
+    def _stacks(self, pairs: Sequence[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+        """Counts above the dark level (n, Y, X) of the references and of the moving frames; NaN stays."""
+        counts = lambda k: np.asarray(self.source.series.frames[k], np.float32) - np.float32(self.source.dark_level)
+        first, second = zip(*pairs, strict=True)
+        return np.stack([counts(k) for k in first]), np.stack([counts(k) for k in second])
 
     def _gain_e(self) -> float:
         """Electrons per count, from the noise; a series whose noise is all readout counts its variance as shots."""

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from atomdiffuser import geometry
 from atomdiffuser.config import DecaySettings
 from atomdiffuser.errors import StoreError
 from atomdiffuser.estimation.decay import decay_estimator
@@ -90,3 +91,11 @@ def test_pixels_without_data_do_not_spread(pair) -> None:
     )
     assert (whole.intensity - holed.intensity).nan_to_num().abs().max() < 0.1
     assert holed.coverage.min() == 0 and holed.coverage.mean() < whole.coverage.mean()
+
+
+def test_start_of_the_drift_against_truth(pair) -> None:
+    found, probability = Predictor.of(source_of(pair)).starts([(0, 1)])
+    error = geometry.displacement_rms_px(found, pair.moving_from_reference, SHAPE)
+    doing_nothing = geometry.displacement_rms_px(geometry.identity(1), pair.moving_from_reference, SHAPE)
+    assert float(error) < 0.5 < 5 < float(doing_nothing)
+    assert 0 < float(probability[0]) <= 1
