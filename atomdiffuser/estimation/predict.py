@@ -33,7 +33,7 @@ class Predictor:
         return cls(_loaded(weights, str(source.device)), source)
 
     def starts(self, pairs: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-        """Drift alone: moving_from_reference (n, 3, 3), and the probability (n,) that the search found the right one."""
+        """Drift alone: moving_from_reference (n, 3, 3), and the probability (n,) that the search is right."""
         stacks = (torch.from_numpy(s).to(self.source.device) for s in self._stacks(pairs))
         frames = pair_frames(*stacks, gain_e=self._gain_e())
         with torch.no_grad():
