@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from atomdiffuser.model.config import ModelConfig
 from atomdiffuser.model.layers import Stack, scaled_init
-from atomdiffuser.model.pair_statistics import WINDOW_CELLS, Evidence, PairStatistics
+from atomdiffuser.model.pair_statistics import FOLLOWING, WINDOW_CELLS, Evidence, PairStatistics
 from atomdiffuser.model.time_embedding import Conditioning
 
 LOG_LOWEST, LOG_HIGHEST = -5.0, 1.0
@@ -21,6 +21,9 @@ SIGMA_LOG_LOWEST, SIGMA_LOG_HIGHEST = -7.0, 0.5
 LEAST_CONTRAST = 0.02  # where the logarithm of a slope, which noise can make negative, bends to its floor
 FIRST_WINDOW = 3  # the fourth width gets most of a fresh net's trust
 WINDOWS = len(WINDOW_CELLS)
+CANDIDATES = (WINDOWS, WINDOWS + len(FOLLOWING))
+"""What is blended for intensity and for contrast."""
+FOLLOWING_AT_FIRST = -1.0  # a fresh net hardly trusts what follows the intensity
 
 
 class DecayDecoder(nn.Module):
@@ -42,12 +45,13 @@ class DecayDecoder(nn.Module):
         steps = list(pairwise(widths))
         self.down = nn.ModuleList(scaled_init(nn.Conv2d(a, b, 2, stride=2), 1.0) for a, b in steps)
         self.up = nn.ModuleList(scaled_init(nn.Conv2d(b, a, 1), 0.5) for a, b in steps)
-        self.leave = scaled_init(nn.Conv2d(widths[0], 2 * (WINDOWS + 2), 3, padding=1), 0.1)
+        self.leave = scaled_init(nn.Conv2d(widths[0], sum(CANDIDATES) + 4, 3, padding=1), 0.1)
         self.register_buffer("log_sigma_offset", torch.zeros(2))  # set after training, see training/calibration.py
         with torch.no_grad():
-            for witness in (0, 1):
-                self.leave.bias[witness * (WINDOWS + 2) + FIRST_WINDOW] = 1.5
-                self.leave.bias[witness * (WINDOWS + 2) + WINDOWS + 1] = -2.5
+            for numbers, blended in zip(self._split(self.leave.bias[None]), CANDIDATES, strict=True):
+                numbers[:, FIRST_WINDOW] = 1.5
+                numbers[:, WINDOWS:blended] = FOLLOWING_AT_FIRST
+                numbers[:, -1] = -2.5
 
     def forward(self, evidence: Evidence, condition: Tensor) -> Tensor:
         """What the pair shows, at stride 4, with the vector from `conditioning`."""
@@ -61,19 +65,24 @@ class DecayDecoder(nn.Module):
         for level in reversed(range(len(self.up))):
             x = kept[level] + F.interpolate(self.up[level](x), scale_factor=2, mode="bilinear", align_corners=False)
             x = self.up_blocks[level](x, condition)
-        intensity, contrast = self.leave(x).float().chunk(2, dim=1)
-        log_intensity = _blend(intensity, evidence.log_intensity) + intensity[:, WINDOWS]
-        value = _blend(contrast, evidence.contrast) + contrast[:, WINDOWS]
+        intensity, contrast = self._split(self.leave(x).float())
+        log_intensity = _blend(intensity, evidence.log_intensity)
+        value = _blend(contrast, torch.cat([evidence.contrast, evidence.following], 1))
         positive = LEAST_CONTRAST * F.softplus(value / LEAST_CONTRAST)
         rates = _bounded(torch.stack([log_intensity, positive.clamp_min(1e-8).log()], 1), LOG_LOWEST, LOG_HIGHEST)
-        doubts = torch.stack([intensity[:, WINDOWS + 1], contrast[:, WINDOWS + 1]], 1)
+        doubts = torch.stack([intensity[:, -1], contrast[:, -1]], 1)
         log_sigma = _bounded(doubts, SIGMA_LOG_LOWEST, SIGMA_LOG_HIGHEST)
         return torch.cat([rates, log_sigma + self.log_sigma_offset[:, None, None], evidence.log_doubt], 1)
 
+    @staticmethod
+    def _split(numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """For intensity and contrast: a weight for each candidate, a correction, and log σ."""
+        return numbers.split([c + 2 for c in CANDIDATES], dim=1)
 
-def _blend(numbers: Tensor, windows: Tensor) -> Tensor:
-    """Weighted mean over the windows, (n, y, x); the weights come from the first channels."""
-    return (numbers[:, :WINDOWS].softmax(1) * windows).sum(1)
+
+def _blend(numbers: Tensor, candidates: Tensor) -> Tensor:
+    """Weighted mean over the candidates plus the correction, (n, y, x)."""
+    return (numbers[:, :-2].softmax(1) * candidates).sum(1) + numbers[:, -2]
 
 
 def _bounded(x: Tensor, low: float, high: float) -> Tensor:

@@ -11,7 +11,9 @@ Gaussian window around each cell of 4 × 4 pixels, with the filters' noise N_b t
 variables; Fuller, Measurement Error Models, 1987, eq. 1.2.3). Each comes with the standard error that shot noise gives
 it. Narrow windows are noisy, wide ones blurred: the decoder blends them place by place and corrects the blend. What it
 needs for that is given too: how much more two neighbouring widths differ than noise explains (Lepski 1991,
-doi:10.1137/1135065), averaged around each place.
+doi:10.1137/1135065), averaged around each place. And where contrast follows intensity, as it does when one damage takes
+both, the intensity's finer windows say where: κ of the widest window plus ρ times what log μ differs from its own widest,
+with ρ the local regression of one difference on the other.
 """
 
 from __future__ import annotations
@@ -35,6 +37,13 @@ WINDOW_CELLS = (1.0, 2.0, 4.0, 8.0, 16.0)
 ROUGHNESS_CELLS = (4.0, 16.0)
 """Standard deviations of the windows over which differences between widths are averaged [cells]."""
 DIFFERENCE_SHARE = 0.45  # variance of the difference to a window twice as wide, over the narrow window's own
+WIDEST, PROBED = len(WINDOW_CELLS) - 1, 2
+"""Indices of the window that contrast is followed from, and of the one that the regression on intensity is made in."""
+FOLLOWING = (1, 2, 3)
+"""Indices of the windows of log μ that contrast is made to follow."""
+FAR_DIFFERENCE_SHARE = 0.83  # as DIFFERENCE_SHARE, to a window four times as wide
+STEEPEST = 15.0  # of contrast on log intensity
+INDEPENDENT_PROBES = 32.0  # windows of the probed width in one of the widest
 DOUBTFUL = 0.3  # standard error from which a place counts little in that average
 JUDGED_CELLS, NEAR_CELLS = 4.0, 1.0
 """The window in which it is judged whether there is something to see, and the one that must not be vacuum."""
@@ -54,6 +63,8 @@ class Evidence:
         (n, PairStatistics.channels, y/4, x/4): all of it on scales near 1, as the decoder reads it.
     log_intensity, contrast
         (n, windows, y/4, x/4): log μ and κ; 0 and 1 where nothing is seen.
+    following
+        (n, len(FOLLOWING), y/4, x/4): κ as it would be if it followed log μ, through windows of those widths.
     log_doubt
         (n, 2, y/4, x/4): logarithms of the standard errors of log μ and κ in the middle window; large in vacuum, and
         that of κ where there is no lattice.
@@ -62,6 +73,7 @@ class Evidence:
     channels: Tensor
     log_intensity: Tensor
     contrast: Tensor
+    following: Tensor
     log_doubt: Tensor
 
 
@@ -73,7 +85,7 @@ class PairStatistics(nn.Module):
         self.register_buffer("filters", band_passes(FILTER_WIDTHS_PX), persistent=False)
         octaves = len(OCTAVES)
         rough = 2 * (len(WINDOW_CELLS) - 1) * len(ROUGHNESS_CELLS)
-        self.channels = len(WINDOW_CELLS) * (5 + 2 * octaves) + 3 + rough
+        self.channels = len(WINDOW_CELLS) * (5 + 2 * octaves) + 3 + rough + len(FOLLOWING) + 2
 
     def forward(self, reference: Tensor, moving: Tensor, mask: Tensor, level: Tensor, readout: Tensor) -> Evidence:
         """Images (n, y, x), 0 where `mask` is 0.
@@ -149,9 +161,12 @@ class PairStatistics(nn.Module):
         energy = bands[:, :, 1].sum(1, keepdim=True).clamp_min(0).log1p() / 3
         channels += [cells[:, 2:], local.clamp(0, 4) - 1, energy]
         log_ratios, contrasts = torch.stack(logs, 1), torch.stack(slopes, 1)
-        channels += _roughness(log_ratios, torch.stack(log_variances, 1))
-        channels += _roughness(contrasts, torch.stack(slope_variances, 1))
-        return Evidence(torch.cat(channels, 1), log_ratios, contrasts, judged + 20.0 * vacuum[:, None])
+        log_variance, slope_variance = torch.stack(log_variances, 1), torch.stack(slope_variances, 1)
+        channels += _roughness(log_ratios, log_variance) + _roughness(contrasts, slope_variance)
+        following, ratio, certainty = _following(log_ratios, contrasts, log_variance, slope_variance)
+        channels += [following - 1, ratio, certainty]
+        doubts = judged + 20.0 * vacuum[:, None]
+        return Evidence(torch.cat(channels, 1), log_ratios, contrasts, following, doubts)
 
 
 def readout_variance(electrons: Tensor, valid: Tensor) -> Tensor:
@@ -216,6 +231,28 @@ def _roughness(values: Tensor, variances: Tensor) -> list[Tensor]:
         found, weight = around.chunk(2, dim=1)
         channels.append(((found + 1e-3) / (weight + 1e-3)).log() / 2)
     return channels
+
+
+def _following(
+    log_ratios: Tensor, contrasts: Tensor, log_variances: Tensor, slope_variances: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Contrast that follows intensity, ρ, and how many of its own standard errors ρ is (signed, compressed)."""
+    far = lambda x, k: x[:, k] - x[:, WIDEST]
+    intensity, contrast = far(log_ratios, PROBED), far(contrasts, PROBED)
+    noise = FAR_DIFFERENCE_SHARE * log_variances[:, PROBED].clamp(1e-8, 1.0)
+    weight = 1 / (FAR_DIFFERENCE_SHARE * slope_variances[:, PROBED].clamp(1e-8, 1e4) + 1e-4)
+    sums = torch.stack([contrast * intensity, intensity.square(), noise], 1) * weight[:, None]
+    cross, square, expected = _window(sums, WINDOW_CELLS[WIDEST]).unbind(1)
+    signal = (square - expected).clamp_min(0)
+    doubt = (expected * (2 / INDEPENDENT_PROBES) ** 0.5).square() + 1e-12
+    ratio = (cross * signal / (signal.square() + doubt)).clamp(-STEEPEST, STEEPEST)
+    certainty = cross * (INDEPENDENT_PROBES / (square + 1e-9)).sqrt()
+    finer = log_ratios[:, list(FOLLOWING)] - log_ratios[:, WIDEST, None]
+    middle, change = contrasts[:, WIDEST, None], ratio[:, None] * finer
+    # Losses that go together are powers of each other; where one grows as the other falls, they are nearly linear.
+    power = middle * (change / middle.clamp_min(0.1)).clamp(-3, 1).exp()
+    following = torch.where(ratio[:, None] > 0, power, middle + change).clamp(-0.5, LARGEST_SLOPE)
+    return following, torch.asinh(ratio)[:, None] / 2, (torch.sign(certainty) * certainty.abs().log1p() / 3)[:, None]
 
 
 def _log_doubt(variance: Tensor) -> Tensor:
