@@ -80,3 +80,30 @@ def test_no_lattice_is_said_to_be_doubtful():
     nothing = statistics(flat[0], flat[1], torch.ones(3, *SHAPE), level, none).log_doubt[:, 1]
     reference, moving, mask, _, _ = frames(20.0, 10.0, 1.0, 1.0)
     assert nothing.median() > 0.5 > -1.0 > statistics(reference, moving, mask, level, none).log_doubt[:, 1].median()
+
+
+@pytest.mark.parametrize("power", [1.0, 2.0, -1.0])
+def test_contrast_that_follows_intensity_is_found_in_finer_windows(power):
+    """One field takes both: following the intensity is closer than any window of contrast alone, and ρ has its sign.
+
+    A field that only the contrast has leaves ρ without certainty.
+    """
+    generator = torch.Generator().manual_seed(6)
+    y, x = torch.meshgrid(*(torch.arange(float(s)) for s in SHAPE), indexing="ij")
+    lattice = torch.cos(y * 0.55) * torch.cos(x * 0.6)
+    field = 1 - 0.3 * torch.exp(-((y - 80) ** 2 + (x - 90) ** 2) / (2 * 20**2))
+    contrast = field**power if power > 0 else 2 - field
+    draw = lambda mean, structure: torch.poisson(
+        (mean + 8 * structure * lattice).expand(3, -1, -1), generator=generator
+    )
+    mask, level, none = torch.ones(3, *SHAPE), torch.full((3,), 16.0), torch.zeros(3, 2)
+    reference, moving, alone = draw(16.0, 1.0) / 16, draw(16 * field, contrast) / 16, draw(16.0, contrast) / 16
+    statistics = PairStatistics()
+    found = statistics(reference, moving, mask, level, none)
+    true = torch.nn.functional.avg_pool2d(contrast[None, None], 4)
+    rms = lambda v: float((v - true)[..., *INNER].square().mean(dim=(0, 2, 3)).sqrt().min())
+    assert rms(found.following) < 0.85 * rms(found.contrast)
+    ratio, certainty = found.channels[:, -2:, 20, 22].unbind(1)
+    assert (torch.sign(ratio) == (1 if power > 0 else -1)).all() and certainty.abs().min() > 0.6
+    unrelated = statistics(reference, alone, mask, level, none).channels[:, -1, 20, 22]
+    assert unrelated.abs().max() < certainty.abs().min()
