@@ -116,7 +116,7 @@ class DecaySettings:
     method: Literal["network", "regression"] = setting(
         "network", "Maps by the trained network, or by local regression as without it"
     )
-    weights: str = setting("default", "The network's weights: a name of shipped ones, or the path of a file")
+    weights: str = setting("default", "The network's weights: a name of shipped ones, or the absolute path of a file")
     bandwidth_px: float | Literal["auto"] = setting(
         "auto",
         "Standard deviation of the local regression's window; auto chooses it from noise and lattice",
@@ -237,6 +237,8 @@ def _type_schema(hint: Any, limits: typing.Mapping[str, Any]) -> dict[str, Any]:
         size = {"minItems": length, "maxItems": length} if length else {"minItems": 1}
         return {"type": "array", "items": _type_schema(args[0], limits), **size}
     schema: dict[str, Any] = {"type": {int: "integer", float: "number", str: "string", bool: "boolean"}[hint]}
+    if hint is str:
+        schema["minLength"] = 1
     if hint in (int, float):
         for key, keyword in (("minimum", "minimum"), ("maximum", "maximum"), ("above", "exclusiveMinimum")):
             if limits.get(key) is not None:

@@ -54,7 +54,8 @@ def call(*arguments: str) -> Result:
 
 def other_than_default(stage: type) -> Any:
     """Settings of a stage that all differ from their defaults, within their ranges."""
-    other = {"auto": "cpu", "linear": "cubic", "reference": "union", "shared": "own", "kept": "corrected"}
+    other = {"auto": "cpu", "linear": "cubic", "reference": "union", "shared": "own", "kept": "corrected",
+             "network": "regression", "default": "/mine.safetensors"}  # fmt: skip
     values: dict[str, Any] = {}
     for field in dataclasses.fields(stage):
         default = field.default

@@ -42,7 +42,7 @@ def test_every_setting_has_a_description_and_a_range_or_choices() -> None:
     for name in STAGES:
         for key, field in config_schema()["properties"][name]["properties"].items():
             assert field["description"], (name, key)
-            assert re.search("enum|minimum|exclusiveMinimum", str(field)), f"{name}.{key} allows anything"
+            assert re.search("enum|minimum|exclusiveMinimum|minLength", str(field)), f"{name}.{key} allows anything"
 
 
 def test_every_line_of_the_shipped_config_is_explained() -> None:

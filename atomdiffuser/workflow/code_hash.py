@@ -7,6 +7,8 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
+from atomdiffuser.errors import SettingsError
+
 PACKAGE = Path(__file__).resolve().parents[1]
 PASSED_ON_AS_FLAGS = ("config.py", "errors.py")  # settings arrive as parameters, messages change no result
 RESOURCES = (".html", ".css", ".js", ".yml", ".yaml", ".safetensors")
@@ -27,6 +29,22 @@ def code_hash(module: str, package: Path = PACKAGE) -> str:
         digest.update(f"{path.relative_to(package).as_posix()}\0".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def weights_fingerprint(weights: str) -> str:
+    """Hash of the contents of a weights file; empty for shipped weights, which `code_hash` covers.
+
+    Raises
+    ------
+    SettingsError
+        When there is neither a file nor shipped weights of that name.
+    """
+    path = Path(weights)
+    if path.is_file():
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    if (PACKAGE / "model" / "weights" / f"{weights}.safetensors").is_file():
+        return ""
+    raise SettingsError(f"decay.weights: {weights!r} is no file and no name of shipped weights")
 
 
 def imported_files(module: str, package: Path = PACKAGE) -> set[Path]:

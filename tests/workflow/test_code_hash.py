@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from atomdiffuser.config import STAGES
-from atomdiffuser.workflow.code_hash import PACKAGE, code_hash, imported_files
+from atomdiffuser.errors import SettingsError
+from atomdiffuser.workflow.code_hash import PACKAGE, code_hash, imported_files, weights_fingerprint
 
 
 @pytest.fixture
@@ -56,3 +57,15 @@ def test_of_the_real_stages_covers_the_stage_and_not_the_command_line(stage: str
     assert f"stages/{stage}.py" in names
     assert not any(name.startswith(("cli", "config", "workflow/")) for name in names)
     assert not any(name.startswith("report/") for name in names) or stage in ("report", "summary")
+
+
+def test_weights_are_known_by_their_contents(tmp_path: Path) -> None:
+    file = tmp_path / "mine.safetensors"
+    file.write_bytes(b"one")
+    first = weights_fingerprint(str(file))
+    file.write_bytes(b"two")
+    assert len(first) == 16 and weights_fingerprint(str(file)) != first
+    assert weights_fingerprint("default") == ""  # shipped ones are part of the code's hash
+    with pytest.raises(SettingsError, match=r"decay.weights: 'nobody' is no file and no name of shipped weights"):
+        weights_fingerprint("nobody")
+    assert any(p.suffix == ".safetensors" for p in imported_files("atomdiffuser.stages.decay"))

@@ -17,7 +17,7 @@ try:
     from atomdiffuser.errors import AtomDiffuserError
     from atomdiffuser.io.discovery import discover
     from atomdiffuser.workflow.closing import closing_text, run_command, summary_command
-    from atomdiffuser.workflow.code_hash import code_hash
+    from atomdiffuser.workflow.code_hash import code_hash, weights_fingerprint
     from atomdiffuser.workflow.config_file import read_config
     from atomdiffuser.workflow.quiet import calm
     from atomdiffuser.workflow.series_list import (
@@ -40,6 +40,7 @@ calm(logger, dry_run=workflow.output_settings.dryrun)
 try:
     config.update(raw_values(workflow.config_settings.config_args, ("session", "results")))
     SETTINGS = read_config(config)
+    WEIGHTS = weights_fingerprint(SETTINGS.decay.weights)
     FOLDERS = session_folders(config, Path(workflow.workdir_init), directory=workflow.overwrite_workdir)
     SERIES_LIST = FOLDERS.results / LIST
     if workflow.is_main_process:

@@ -22,6 +22,7 @@ rule decay:
         settings=FLAGS["decay"],
         status=STATUS,
         code=CODE["decay"],
+        weights=WEIGHTS,
     message:
         "{wildcards.series}: mapping the decay"
     shell:
