@@ -165,9 +165,24 @@ class ReportSettings:
     image_px: int = setting(512, "Longer side of images in a page", unit="px", minimum=64, maximum=4096)
     max_states: int = setting(12, "Measured map states carried by a page at most", minimum=2, maximum=200)
     warn_loss_percent: float = setting(
-        20.0, "Loss from which the summary marks a series", unit="%", minimum=0.0, maximum=100.0
+        20.0, "Change from which a series is marked for a look", unit="%", minimum=0.0, maximum=100.0
     )
-    warn_closure_px: float = setting(0.5, "Closure error from which the summary marks a series", unit="px", minimum=0.0)
+    bad_loss_percent: float = setting(
+        63.0, "Loss from which a series is marked as not usable as it is; 63 % is the fall to 1/e", unit="%",
+        minimum=0.0, maximum=100.0,
+    )  # fmt: skip
+    warn_closure_px: float = setting(
+        0.5, "Closure error from which a series is marked for a look", unit="px", minimum=0.0
+    )
+    bad_closure_px: float = setting(
+        2.0, "Closure error from which a series is marked as not usable as it is", unit="px", minimum=0.0
+    )
+    warn_excluded_percent: float = setting(
+        25.0, "Share of frames left out above which a series is marked for a look", unit="%", minimum=0.0, maximum=100.0
+    )
+    warn_sigma_percent: float = setting(
+        20.0, "Decay maps with a larger 1 σ are drawn as uncertain", unit="%", above=0.0
+    )
 
 
 @dataclass(frozen=True)

@@ -39,11 +39,33 @@ class Witness:
     def measured(self) -> bool:
         return known(self.loss_percent)
 
+    def number(self, column: str) -> float:
+        """A further number of the row; NaN when these results do not have it."""
+        value = self.row.get(column)
+        return float(value) if known(value) else np.nan
+
+    def text(self, column: str) -> str:
+        """A further text of the row; empty when these results do not have it."""
+        value = self.row.get(column)
+        return value if isinstance(value, str) else ""
+
+    @property
+    def usable_last_frame(self) -> int | None:
+        """Last frame within the tolerated loss; −1 when there is none, None when these results do not say."""
+        value = self.number("usable_last_frame")
+        return int(value) if known(value) else None
+
     @property
     def changed(self) -> bool:
-        """Whether the change is significant: by its p-value and by an interval that leaves out zero, where known."""
+        """Whether the change is significant.
+
+        Where the table says so itself, its word counts (it corrects for the number of witnesses); otherwise the p-value
+        and an interval that leaves out zero must agree.
+        """
         if not self.measured:
             return False
+        if isinstance(self.row.get("changed"), bool | np.bool_):
+            return bool(self.row["changed"])
         beyond_zero = not (known(self.loss_lo95) and known(self.loss_hi95)) or self.loss_lo95 * self.loss_hi95 > 0
         small_p = not known(self.p_value) or self.p_value < SIGNIFICANCE
         return beyond_zero and small_p
@@ -51,6 +73,8 @@ class Witness:
     @property
     def detection_limit_percent(self) -> float:
         """Largest change, in either direction, that the interval still allows [%]."""
+        if known(self.number("detection_limit_percent")):
+            return self.number("detection_limit_percent")
         ends = [abs(e) for e in (self.loss_lo95, self.loss_hi95) if known(e)]
         return max(ends) if ends else np.nan
 
@@ -69,6 +93,13 @@ class SeriesFacts:
         Largest closure error of a valid frame.
     hops
         Pairs in use that may be off by a lattice vector.
+    ambiguous
+        (t,) frames whose drift is right only modulo a lattice vector, all pairs taken together; None in results of an
+        older version, which do not say.
+    flagged
+        Frames by word: what their quality was flagged for, whether or not they were used.
+    shared_drift_from
+        Series that the drift was measured on, when it is another channel of the same acquisition.
     last
         The last frame whose change was measured over the whole field; later ones may be valid and yet show too little
         of it. `fluence_e_per_A2` and `duration_s` count up to this frame.
@@ -93,6 +124,30 @@ class SeriesFacts:
     last: int
     contrast: Witness
     intensity: Witness
+    crystallinity: Witness = field(default_factory=lambda: Witness("crystallinity"))
+    ambiguous: np.ndarray | None = None
+    flagged: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    shared_drift_from: str = ""
+
+    @property
+    def witnesses(self) -> tuple[Witness, ...]:
+        """Those that were measured."""
+        return tuple(w for w in (self.contrast, self.intensity, self.crystallinity) if w.measured)
+
+    @property
+    def n_ambiguous(self) -> int:
+        """Used frames that may be off by a lattice vector; 0 when these results do not say."""
+        return 0 if self.ambiguous is None else int((self.ambiguous & self.valid).sum())
+
+    @property
+    def n_flagged_used(self) -> int:
+        """Frames that were used although their quality was flagged."""
+        return len({k for frames in self.flagged.values() for k in frames if self.valid[k]})
+
+    @property
+    def mechanism(self) -> str:
+        """What kind of change the two witnesses make together, in one word of critical_fluence.csv; may be empty."""
+        return self.contrast.text("mechanism")
 
     @property
     def n_valid(self) -> int:
@@ -151,7 +206,21 @@ def gather_facts(
         last=last,
         contrast=witness_of(critical, WHOLE, "contrast"),
         intensity=witness_of(critical, WHOLE, "intensity"),
+        crystallinity=witness_of(critical, WHOLE, "crystallinity"),
+        ambiguous=trajectory["ambiguous"].to_numpy(bool) if "ambiguous" in trajectory else None,
+        flagged=flagged_frames(trajectory),
+        shared_drift_from=str(trajectory.attrs.get("drift_from") or ""),
     )
+
+
+def flagged_frames(trajectory: pd.DataFrame) -> dict[str, tuple[int, ...]]:
+    """Frames by the word that their quality was flagged with, most frequent first."""
+    frames: dict[str, list[int]] = {}
+    if "flags" in trajectory:
+        for frame, flags in zip(trajectory["frame"], trajectory["flags"], strict=True):
+            for flag in filter(None, (f.strip() for f in str(flags).split(","))):
+                frames.setdefault(flag, []).append(int(frame))
+    return {flag: tuple(found) for flag, found in sorted(frames.items(), key=lambda item: -len(item[1]))}
 
 
 def suspected_hops(pairs: pd.DataFrame) -> np.ndarray:

@@ -21,6 +21,7 @@ UNITS = {
 CRITICAL_SYMBOL = {"e_per_A2": "F_c", "s": "t_c", "frame": "n_c"}
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _LARGE, _SMALL = 1e4, 1e-3
+SMALLEST_P = 1e-4
 
 
 def known(value: object) -> bool:
@@ -89,6 +90,13 @@ def interval(value: object, lo: object, hi: object) -> str:
     decimals = _decimals(half_width / unit) if half_width > 0 else 2
     text = f"{fixed(x / unit, decimals)} ({_end(lo, unit, decimals)}{_joint(lo, hi)}{_end(hi, unit, decimals)})"
     return text + power_of_ten(exponent)
+
+
+def p_value(value: object) -> str:
+    """A p-value; what is smaller than any reader needs is given as a bound."""
+    if known(value) and 0 <= float(value) < SMALLEST_P:  # type: ignore[arg-type]
+        return f"< 10{str(round(math.log10(SMALLEST_P))).translate(_SUPERSCRIPTS)}"
+    return number(value, 2)
 
 
 def power_of_ten(exponent: int) -> str:

@@ -13,6 +13,7 @@ import pandas as pd
 from atomdiffuser._version import __version__
 from atomdiffuser.report.facts import SeriesFacts
 from atomdiffuser.report.formatting import duration, integer, known, number, plural
+from atomdiffuser.report.results import SeriesResults
 from atomdiffuser.series import FrameSeries
 
 UNKNOWN_SOURCE = "unknown"
@@ -25,13 +26,15 @@ MISSING_LINES = {
 
 CITATIONS = (
     "AtomDiffuser, the degradation model of drift and spatially varying decay: arXiv:2508.10359 (2025).",
-    "HyperSpy: F. de la Peña et al., doi:10.5281/zenodo.592838.",
-    "RosettaSciIO: the HyperSpy developers, github.com/hyperspy/rosettasciio.",
+    "RosettaSciIO: the HyperSpy developers, github.com/hyperspy/rosettasciio; HyperSpy: F. de la Peña et al., "
+    "doi:10.5281/zenodo.592838.",
+    "OME-Zarr: J. Moore et al., Histochem. Cell Biol. 160, 223 (2023), doi:10.1007/s00418-023-02209-1.",
     "Snakemake: F. Mölder et al., F1000Research 10, 33 (2021), doi:10.12688/f1000research.29032.2.",
-    "Zarr: A. Miles et al., doi:10.5281/zenodo.3773450; OME-Zarr: J. Moore et al., Histochem. Cell Biol. 160, 223 "
-    "(2023), doi:10.1007/s00418-023-02209-1.",
+    "Akaike weights: K. P. Burnham, D. R. Anderson, Sociol. Methods Res. 33, 261 (2004), doi:10.1177/0049124104268644.",
+    "Fluence, flux and dose: R. F. Egerton, Ultramicroscopy 127, 100 (2013), doi:10.1016/j.ultramic.2012.07.006.",
     "Colour map vik: F. Crameri, doi:10.5281/zenodo.1243862.",
 )
+"""Numbered from 1 in the methods paragraph."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class Row:
     label: str
     value: str
     source: str
+    needed: bool = False
+    """Whether it is unknown and results would say more with it."""
 
 
 def acquisition_rows(series: FrameSeries, conditions: Mapping[str, Any]) -> list[Row]:
@@ -50,7 +55,7 @@ def acquisition_rows(series: FrameSeries, conditions: Mapping[str, Any]) -> list
 
     def row(label: str, field: str, text: str | None) -> Row:
         if text is None:
-            return Row(label, "unknown", UNKNOWN_SOURCE)
+            return Row(label, "unknown", UNKNOWN_SOURCE, needed=field in MISSING_LINES)
         return Row(label, text, str(a.sources.get(field, "not recorded")))
 
     def with_unit(value: float | None, unit: str, factor: float = 1.0) -> str | None:
@@ -115,13 +120,9 @@ def acquisition_line(series: FrameSeries) -> str:
     return " · ".join(p for p in parts if p)
 
 
-def methods_paragraph(series: FrameSeries, facts: SeriesFacts, pairs: pd.DataFrame) -> str:
-    """Text for a paper's methods section, with this series' numbers."""
+def methods_paragraph(series: FrameSeries, facts: SeriesFacts, pairs: pd.DataFrame, results: SeriesResults) -> str:
+    """Text for a paper's methods section, with this series' numbers; [n] are the CITATIONS."""
     a = series.acquisition
-    text = [
-        f"Drift and beam damage of the STEM time series ({plural(series.n_frames, 'frame')} of "
-        f"{series.frame_shape[1]} × {series.frame_shape[0]} px"
-    ]
     conditions = [
         f"{number(a.beam_energy_kV)} kV" if a.beam_energy_kV else "",
         f"probe current {number(a.probe_current_pA)} pA" if a.probe_current_pA else "",
@@ -129,40 +130,76 @@ def methods_paragraph(series: FrameSeries, facts: SeriesFacts, pairs: pd.DataFra
         f"pixel size {number(a.pixel_size_nm[1] * 1000)} pm" if a.pixel_size_nm else "",
         f"total duration {duration(facts.duration_s)}" if known(facts.duration_s) else "",
     ]
-    text[0] += "".join(f"; {c}" for c in conditions if c) + f") were separated with AtomDiffuser {__version__} [1]."
-    lags = ", ".join(str(lag) for lag in sorted(pairs["lag"].unique()))
-    if len(pairs):
-        text.append(
-            f"Pairs of frames at lags {lags} were registered by a full affine fitted jointly with smooth fields of "
-            "intensity and contrast, reconciled into one trajectory, and every frame was refined against the mean of "
-            "the others; "
-            f"{integer(facts.n_excluded)} of {plural(facts.n_frames, 'frame')} and {integer(facts.n_invalid_pairs)} of "
-            f"{plural(facts.n_pairs, 'pair')} were left out."
-        )
-    text.append(
+    height, width = series.frame_shape
+    text = [
+        f"Drift and beam damage of the STEM time series ({plural(series.n_frames, 'frame')} of {width} × {height} px"
+        + "".join(f"; {c}" for c in conditions if c)
+        + f") were separated with AtomDiffuser {__version__} [1].",
+        "Raw files were read with RosettaSciIO [2], stored as OME-Zarr [3] and processed in a Snakemake workflow [4].",
+        *_drift_text(facts, pairs),
         "Decay maps give local mean signal (intensity) and lattice amplitude (contrast) as ratios to the reference "
         f"frame (number {facts.reference_frame}), by local regression corrected for the noise of the reference; region "
-        "statistics were taken on the raw pixels, with regions moved onto each frame."
-    )
-    abscissa = {"e_per_A2": "cumulative fluence", "s": "time", "frame": "frame number"}[facts.axis_unit]
-    text.append(
-        f"Loss against {abscissa} was fitted per region by an exponential and compared with no change (AICc, F test). "
-        "The 95 % intervals of the ratios hold the shot and readout noise of both frames, those of the critical value "
-        "come from the profile of χ², widened by scatter beyond that noise; a critical value that the series does not "
-        "reach is given as a lower bound."
-    )
-    if a.fluence_per_frame_e_per_A2 is not None:
-        text.append(
-            f"Fluence is probe current × dwell time ÷ pixel area, {number(a.fluence_per_frame_e_per_A2)} e⁻/Å² per "
-            "frame; exposure between frames is not counted."
-        )
-    else:
-        text.append("The fluence is unknown, so results are given against time or frame number.")
-    text.append(
-        "Raw files were read with RosettaSciIO, stored as OME-Zarr for HyperSpy and napari, and processed in a "
-        "Snakemake workflow."
-    )
+        "statistics were taken on the raw pixels, with regions moved onto each frame.",
+        *_kinetics_text(facts, results),
+        _fluence_text(series, facts, results),
+    ]
     return " ".join(text)
+
+
+def _drift_text(facts: SeriesFacts, pairs: pd.DataFrame) -> list[str]:
+    if pairs.empty:
+        return []
+    lags = ", ".join(str(lag) for lag in sorted(pairs["lag"].unique()))
+    text = (
+        f"Pairs of frames at lags {lags} were registered by a full affine fitted jointly with smooth fields of "
+        "intensity and contrast, reconciled into one trajectory, and every frame was refined against the mean of "
+        f"the others; {integer(facts.n_excluded)} of {plural(facts.n_frames, 'frame')} and "
+        f"{integer(facts.n_invalid_pairs)} of {plural(facts.n_pairs, 'pair')} were left out."
+    )
+    if facts.ambiguous is not None:
+        said = f"{plural(facts.n_ambiguous, 'frame')} remained" if facts.n_ambiguous else "no frame remained"
+        text += f" Alternatives a lattice vector apart were weighed by likelihood; {said} ambiguous."
+    return [text]
+
+
+def _kinetics_text(facts: SeriesFacts, results: SeriesResults) -> list[str]:
+    abscissa = {"e_per_A2": "cumulative fluence", "s": "time", "frame": "frame number"}[facts.axis_unit]
+    kinetics = results.table("kinetics")
+    if kinetics is None:
+        return [
+            f"Loss against {abscissa} was fitted per region by an exponential and compared with no change (AICc, F "
+            "test). The 95 % intervals of the ratios hold the shot and readout noise of both frames, those of the "
+            "critical value come from the profile of χ², widened by scatter beyond that noise; a critical value that "
+            "the series does not reach is given as a lower bound."
+        ]
+    curves = list(dict.fromkeys(str(m).partition("+")[0] for m in kinetics["model"]))
+    has_offset = kinetics["model"].astype(str).str.contains("+", regex=False).any()
+    offset = ", with and without an offset," if has_offset else ""
+    return [
+        f"Loss against {abscissa} was fitted per region by {', '.join(curves)} curves{offset} and the curves weighed "
+        "by AICc [5]; critical values (fall to 1/e) and their 95 % intervals are averaged over the curves by weight, "
+        "and a critical value that the series does not reach is given as a lower bound. P-values of change against "
+        "none are corrected for the number of witnesses (Holm)."
+    ]
+
+
+def _fluence_text(series: FrameSeries, facts: SeriesFacts, results: SeriesResults) -> str:
+    per_frame = series.acquisition.fluence_per_frame_e_per_A2
+    if per_frame is None:
+        return "The fluence is unknown, so results are given against time or frame number."
+    exposure = results.table("exposure")
+    counted = exposure is not None and bool(exposure["gap_counted"].astype(bool).any())
+    text = (
+        f"Fluence [6] is probe current × dwell time ÷ pixel area, {number(per_frame)} e⁻/Å² per frame; exposure "
+        f"between frames and during flyback is {'counted' if counted else 'not counted'}."
+    )
+    systematic = facts.contrast.number("fluence_systematic_percent")
+    if known(systematic):
+        text += (
+            f" All fluences share the calibration of the probe current, uncertain by {number(systematic, 2)} % (1 σ), "
+            "which is in no interval."
+        )
+    return text
 
 
 def versions() -> list[tuple[str, str]]:

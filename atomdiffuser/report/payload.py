@@ -59,8 +59,11 @@ def chosen_states(valid: np.ndarray, first: int, last: int, most: int) -> list[i
     return [frames[i] for i in picks]
 
 
-def map_states(maps: DecayMaps, frames: list[int]) -> dict[str, Any]:
-    """Both maps of the given frames, block-averaged to at most MAP_SIDE samples, as base64 of little-endian int16."""
+def map_states(maps: DecayMaps, frames: list[int], unsure_percent: float) -> dict[str, Any]:
+    """Both maps of the given frames, block-averaged to at most MAP_SIDE samples, as base64 of little-endian int16.
+
+    Samples whose 1 σ is above `unsure_percent` of the reference are marked in a bit mask, left out when there are none.
+    """
     shape = tuple(int(n) for n in maps.intensity.shape[1:])
     factor = max(1, -(-max(shape) // MAP_SIDE))
     states = []
@@ -69,8 +72,12 @@ def map_states(maps: DecayMaps, frames: list[int]) -> dict[str, Any]:
         state: dict[str, Any] = {"frame": k}
         for name in ("contrast", "intensity"):
             values = block_nanmean(np.asarray(getattr(maps, name)[k]), factor)
+            sigma = block_nanmean(np.asarray(getattr(maps, f"{name}_sigma")[k]), factor)
             size = values.shape
             state[name] = _encode(values)
+            unsure = np.isfinite(values) & ~(100 * sigma <= unsure_percent)
+            if unsure.any():
+                state[f"{name}_unsure"] = _encode_bits(unsure)
         states.append(state)
     return {
         "shape": size,
@@ -86,3 +93,7 @@ def _encode(values: np.ndarray) -> str:
     steps = np.clip(np.rint(np.nan_to_num(values) * STEPS_PER_UNIT), -limit, limit)
     steps = np.where(np.isfinite(values), steps, UNSEEN).astype("<i2")
     return base64.b64encode(steps.tobytes()).decode("ascii")
+
+
+def _encode_bits(flags: np.ndarray) -> str:
+    return base64.b64encode(np.packbits(flags, bitorder="little").tobytes()).decode("ascii")

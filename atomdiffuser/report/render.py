@@ -33,10 +33,12 @@ def _environment() -> jinja2.Environment:
     environment.globals.update(asset=asset, known=known)
     environment.filters.update(
         symbols=symbols,
+        sentence=sentence,
         number=formatting.number,
         integer=formatting.integer,
         fixed=formatting.fixed,
         exact=exact,
+        p_value=formatting.p_value,
         json=lambda v: Markup(to_json(v)),
     )
     return environment
@@ -45,6 +47,12 @@ def _environment() -> jinja2.Environment:
 def symbols(text: str) -> Markup:
     """Text with the symbols F_c, t_c and n_c set with a subscript."""
     return Markup(re.sub(r"\b([Ftn])_c\b", r"\1<sub>c</sub>", str(escape(text))))
+
+
+def sentence(text: str) -> Markup:
+    """The verdict with what stands in parentheses set back, and no line break between a number and its unit."""
+    marked = re.sub(r"(\([^()]*\))", r'<span class="aside">\1</span>', str(symbols(text)))
+    return Markup(re.sub(r"(?<=[\d)−]) (?=[×%]|10|nm|px|e⁻|s\b|min\b)|(?<=×) ", "\u00a0", marked))
 
 
 def exact(value: Any) -> str:

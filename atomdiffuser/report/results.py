@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pandas as pd
 from atomdiffuser.io.map_store import DecayMaps, read_maps
 from atomdiffuser.io.store import read_attributes, read_frames
 from atomdiffuser.io.tables import read_table
+from atomdiffuser.report.damage_maps import DamageMaps, open_damage_maps
 from atomdiffuser.report.facts import SeriesFacts, gather_facts
 from atomdiffuser.series import FrameSeries
 
@@ -24,6 +25,16 @@ TABLE_FILES = {
     "damage": "damage.parquet",
     "critical_fluence": "critical_fluence.csv",
 }
+"""What every series has."""
+
+FURTHER_FILES = {
+    "kinetics": "kinetics.csv",
+    "spots": "spots.parquet",
+    "spot_fluence": "spot_fluence.csv",
+    "columns": "columns.parquet",
+    "exposure": "exposure.csv",
+}
+"""What results of an older version do not have; the page says where that leaves a gap."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +47,13 @@ class SeriesResults:
     tables: Mapping[str, pd.DataFrame]
     maps: DecayMaps
     facts: SeriesFacts
+    further: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    damage_maps: DamageMaps | None = None
+
+    def table(self, kind: str) -> pd.DataFrame | None:
+        """One of FURTHER_FILES; None when these results do not have it or it has no rows."""
+        found = self.further.get(kind)
+        return found if found is not None and len(found) else None
 
     @property
     def pairs(self) -> pd.DataFrame:
@@ -69,6 +87,8 @@ def open_results(folder: Path) -> SeriesResults:
         tables=tables,
         maps=read_maps(folder / "decay.zarr"),
         facts=gather_facts(**{k.replace("critical_fluence", "critical"): v for k, v in tables.items()}),
+        further={k: read_table(folder / f) for k, f in FURTHER_FILES.items() if (folder / f).is_file()},
+        damage_maps=open_damage_maps(folder / "damage_maps.zarr"),
     )
 
 

@@ -61,7 +61,7 @@ def forest_figure(curves: Sequence[Curve], unit: str) -> str:
         ends = [v for c in rows for v in (c.critical.critical, c.critical.critical_lo95, c.critical.critical_hi95)]
         ends = [float(v) for v in ends if known(v) and v > 0]
         axes.set_xlim(min(ends) / 1.6, max(ends) * 2.2)
-        axes.set_yticks(range(len(rows)), [_short(c.name) for c in rows])
+        axes.set_yticks(range(len(rows)), [short_name(c.name) for c in rows])
         axes.set_ylim(-0.7, len(rows) - 0.3)
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="y", visible=False)
@@ -89,7 +89,7 @@ def curves_figure(curves: Sequence[Curve], unit: str) -> str:
             axes.plot(
                 curve.x[keep], curve.contrast[keep], styles[i % len(styles)] if named else "-",
                 color=palette[i % len(palette)] if named else svg.MUTED, alpha=1.0 if named else 0.45,
-                linewidth=1.5 if named else 0.8, label=_short(curve.name) if named else None,
+                linewidth=1.5 if named else 0.8, label=short_name(curve.name) if named else None,
             )  # fmt: skip
         axes.axhline(1, color=svg.MUTED, linewidth=0.8, linestyle=":")
         axes.set(xlabel=AXIS_LABELS[column], ylabel="contrast, ratio to reference frame")
@@ -110,7 +110,7 @@ def _spans_decades(rows: Sequence[Curve]) -> bool:
     return min(ends) > 0 and max(ends) / min(ends) > 30
 
 
-def _short(name: str) -> str:
-    # a dollar sign would start mathematical notation
+def short_name(name: str) -> str:
+    """A name that fits beside an axis; a dollar sign in it does not start a formula."""
     text = name if len(name) <= MAX_LABEL else name[: MAX_LABEL - 1] + "…"
     return text.replace("$", r"\$")

@@ -15,8 +15,10 @@ from markupsafe import Markup
 from atomdiffuser._version import __version__
 from atomdiffuser.config import ReportSettings
 from atomdiffuser.report import figures, images
+from atomdiffuser.report.comparison import Comparison, comparison_rows, conditions_figure, effects_figure
 from atomdiffuser.report.facts import WHOLE, SeriesFacts, gather_facts
 from atomdiffuser.report.formatting import integer, interval, known, number, unit_text
+from atomdiffuser.report.region_rows import usable_text
 from atomdiffuser.report.render import render
 from atomdiffuser.report.results import read_tables
 from atomdiffuser.report.session_figures import Curve, curves_figure, forest_figure
@@ -24,6 +26,7 @@ from atomdiffuser.report.verdict import Verdict, critical_text, judge, over_clos
 from atomdiffuser.series import FrameSeries
 
 THUMBNAIL_PX = 72
+MECHANISM_WORDS = {"none": "", "unclear": "", "both": "mass and lattice", "gain": "signal grew"}
 STATES = {"good": "sound", "look": "need a look", "bad": "not usable as is", "failed": "failed", "skipped": "skipped"}
 COLUMNS: dict[str, tuple[str, str]] = {
     "series": ("slug of the series", ""),
@@ -35,6 +38,8 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "source": ("raw file or folder, relative to the session", ""),
     "n_frames": ("frames in the series", "frames"),
     "n_excluded": ("frames left out", "frames"),
+    "n_flagged": ("frames used although their quality was flagged", "frames"),
+    "n_ambiguous": ("used frames that may be off by a lattice vector; NaN when these results do not say", "frames"),
     "fluence_e_per_A2": ("cumulative fluence at the last frame whose change was measured; NaN when unknown", "e⁻/Å²"),
     "duration_s": ("first frame used to the last whose change was measured", "s"),
     "contrast_loss_percent": ("loss of whole-field contrast at the last frame", "%"),
@@ -43,6 +48,9 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "intensity_loss_percent": ("loss of whole-field mean intensity at the last frame", "%"),
     "intensity_loss_lo95": ("lower end of its 95 % interval", "%"),
     "intensity_loss_hi95": ("upper end of its 95 % interval", "%"),
+    "crystallinity_loss_percent": ("loss of contrast over intensity, free of the beam's fluctuation", "%"),
+    "mechanism": ("what contrast and intensity say together", ""),
+    "usable_last_frame": ("last frame within the tolerated loss of contrast; NaN when these results do not say", ""),
     "critical_fluence": ("where whole-field contrast falls to 1/e; the 95 % lower bound when lower_bound", "see unit"),
     "critical_fluence_lo95": ("lower end of its 95 % interval", "see unit"),
     "critical_fluence_hi95": ("upper end of its 95 % interval; inf when unbounded", "see unit"),
@@ -103,7 +111,14 @@ def session_table(rows: Sequence[SessionRow]) -> pd.DataFrame:
     return pd.DataFrame([_table_row(row) for row in rows], columns=list(COLUMNS))
 
 
-def session_page(rows: Sequence[SessionRow], settings: ReportSettings, *, page: Path, table: Path) -> str:
+def session_page(
+    rows: Sequence[SessionRow],
+    settings: ReportSettings,
+    *,
+    page: Path,
+    table: Path,
+    comparison: Comparison | None = None,
+) -> str:
     """The session page as HTML text; links are relative to `page`."""
     curves = [row.curve for row in rows if row.curve is not None]
     units = [u for u in ("e_per_A2", "s", "frame") if any(c.unit == u for c in curves)]
@@ -119,6 +134,9 @@ def session_page(rows: Sequence[SessionRow], settings: ReportSettings, *, page: 
         curves=Markup(curves_figure(curves, unit)),
         other_units=[c.name for c in curves if c.unit != unit],
         unit=unit_text(unit),
+        comparison=comparison_rows(comparison) if comparison else None,
+        conditions=Markup(conditions_figure(comparison.samples, unit)) if comparison else "",
+        sizes=Markup(effects_figure(comparison.answers)) if comparison else "",
         table_href=os.path.relpath(table, page.parent).replace(os.sep, "/"),
         settings=settings,
         version=__version__,
@@ -149,6 +167,11 @@ def _shown(row: SessionRow, page: Path, settings: ReportSettings) -> dict[str, A
         "intensity": interval(intensity.loss_percent, intensity.loss_lo95, intensity.loss_hi95),
         "critical": f"{text} {unit}" if text and not contrast.lower_bound else text or "–",
         "used": f"{integer(row.facts.n_valid)} of {integer(row.facts.n_frames)}",
+        "mechanism": MECHANISM_WORDS.get(row.facts.mechanism, row.facts.mechanism),
+        "usable": usable_text(contrast.usable_last_frame, row.facts.first),
+        "usable_value": np.nan if contrast.usable_last_frame is None else float(contrast.usable_last_frame),
+        "frames_over": 100 * row.facts.n_excluded > settings.warn_excluded_percent * row.facts.n_frames,
+        "frames_why": f"more than {number(settings.warn_excluded_percent)} % left out",
         "contrast_over": over_loss(contrast, settings),
         "intensity_over": over_loss(intensity, settings),
         "closure_over": over_closure(row.facts, settings),
@@ -163,7 +186,7 @@ def _table_row(row: SessionRow) -> dict[str, Any]:
     values: dict[str, Any] = dict.fromkeys(COLUMNS, nan)
     values |= {"series": row.series_id, "name": row.name, "state": row.state, "source": row.source}
     values |= {"verdict": "", "flags": "", "reason": ": ".join(p for p in (row.stage, row.reason) if p)}
-    values |= {"unit": "", "drift_rate_unit": "", "lower_bound": False}
+    values |= {"unit": "", "drift_rate_unit": "", "lower_bound": False, "mechanism": ""}
     if row.facts is None or row.verdict is None:
         return values
     f = row.facts
@@ -172,6 +195,11 @@ def _table_row(row: SessionRow) -> dict[str, Any]:
         "flags": "; ".join(flag.label for flag in row.verdict.flags),
         "n_frames": float(f.n_frames),
         "n_excluded": float(f.n_excluded),
+        "n_flagged": float(f.n_flagged_used),
+        "n_ambiguous": np.nan if f.ambiguous is None else float(f.n_ambiguous),
+        "crystallinity_loss_percent": f.crystallinity.loss_percent,
+        "mechanism": f.mechanism,
+        "usable_last_frame": np.nan if f.contrast.usable_last_frame is None else float(f.contrast.usable_last_frame),
         "fluence_e_per_A2": f.fluence_e_per_A2,
         "duration_s": f.duration_s,
         "contrast_loss_percent": f.contrast.loss_percent,

@@ -11,17 +11,26 @@ from contextlib import contextmanager
 import matplotlib
 from matplotlib.figure import Figure
 
+from atomdiffuser.report.colours import SERIES
+
 # stand-in colours, exchanged for the page's CSS variables in the finished SVG
 INK, MUTED, LINE, PAPER = "#010203", "#040506", "#070809", "#0a0b0c"
 CONTRAST, INTENSITY, WARN = "#0d0e0f", "#101112", "#131415"
+CRYSTALLINITY, ALONG_Y, ALONG_X = "#161718", "#191a1b", "#1c1d1e"
 _VARIABLES = {
     INK: "--ink", MUTED: "--muted", LINE: "--line", PAPER: "--surface",
     CONTRAST: "--contrast", INTENSITY: "--intensity", WARN: "--look",
+    CRYSTALLINITY: "--crystallinity", ALONG_Y: "--along-y", ALONG_X: "--along-x",
 }  # fmt: skip
-WITNESS_COLOUR = {"contrast": CONTRAST, "intensity": INTENSITY}
+_VARIABLES |= {colour: f"--s{i}" for i, colour in enumerate(SERIES)}
+WITNESS_COLOUR = {"contrast": CONTRAST, "intensity": INTENSITY, "crystallinity": CRYSTALLINITY}
+
+PX_PER_INCH = 106
 
 _STYLE = {
     "svg.fonttype": "none",
+    "axes.formatter.use_mathtext": True,
+    "axes.formatter.limits": (-3, 4),
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9.0,
@@ -77,6 +86,9 @@ def to_svg(figure: Figure, prefix: str, description: str) -> str:
     text = re.sub(r"font-family: [^;\"]*;?\s*", "", text)
     for stand_in, variable in _VARIABLES.items():
         text = text.replace(stand_in, f"var({variable})")
-    head = f'<svg role="img" aria-label="{html.escape(description, quote=True)}" class="figure"'
+    # as wide as its text stays the size of the page's own
+    width_px = round(figure.get_figwidth() * PX_PER_INCH)
+    label = html.escape(description, quote=True)
+    head = f'<svg role="img" aria-label="{label}" class="figure" style="max-width:{width_px}px"'
     text = re.sub(r'^<svg xmlns:xlink="[^"]*" width="[^"]*" height="[^"]*"', head, text)
     return text.replace('xmlns="http://www.w3.org/2000/svg"', 'xmlns:xlink="http://www.w3.org/1999/xlink"', 1)

@@ -11,6 +11,7 @@ from atomdiffuser.errors import AtomDiffuserError, StoreError
 from atomdiffuser.io.status import read_status
 from atomdiffuser.io.store import read_frames
 from atomdiffuser.io.tables import write_table
+from atomdiffuser.report.comparison import open_comparison
 from atomdiffuser.report.results import write_page
 from atomdiffuser.report.session_page import COLUMNS, SessionRow, analysed_row, session_page, session_table
 
@@ -36,7 +37,9 @@ def summary(results: Path, entries: Sequence[SeriesEntry], html: Path, table: Pa
     """
     rows = [_row(Path(results), entry, settings) for entry in entries]
     write_table(session_table(rows), Path(table), "summary", columns=COLUMNS)
-    write_page(Path(html), session_page(rows, settings, page=Path(html), table=Path(table)))
+    comparison = open_comparison(Path(results))
+    page = session_page(rows, settings, page=Path(html), table=Path(table), comparison=comparison)
+    write_page(Path(html), page)
     return sum(row.state == "failed" for row in rows)
 
 

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
-import fabricate
 import pytest
 
 from atomdiffuser.config import ReportSettings
 from atomdiffuser.stages.report import report
 from atomdiffuser.stages.summary import summary
+from benchmarks import made_up_series as fabricate
 
 RECIPES = {
     "good": fabricate.GOOD,
@@ -23,6 +23,7 @@ RECIPES = {
     "many": fabricate.MANY,
     "no_valid": fabricate.NO_VALID,
     "quiet": fabricate.QUIET,
+    "old": fabricate.OLD,
     "hostile": fabricate.Recipe(name=fabricate.HOSTILE_NAME, n_frames=6, shape=(96, 80)),
 }
 SIZE_OF_2048 = fabricate.Recipe(name="as heavy as 2048²", n_frames=16, shape=(512, 512), stride=6)

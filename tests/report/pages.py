@@ -8,6 +8,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 
 class Page(HTMLParser):
     """Text of a page, its tables as lists of (value, text) cells, its links, and the JSON it carries."""
@@ -56,6 +58,21 @@ class Page(HTMLParser):
         assert found is not None
         return json.loads(found[1])
 
+    def records(self, table: str) -> list[dict[str, tuple[str | None, str]]]:
+        """Body rows of a table, by the text of each column's head."""
+        heads = [text for _, text in self.tables[table][0]]
+        return [dict(zip(heads, row, strict=True)) for row in self.rows(table)]
+
     def rows(self, table: str) -> list[list[tuple[str | None, str]]]:
         """Body rows of a table."""
         return self.tables[table][1:]
+
+
+def same(text: str | None, value: float) -> bool:
+    """Whether a cell's exact value is the table's, bit by bit; NaN is itself."""
+    return text is not None and (float(text) == value or (np.isnan(float(text)) and np.isnan(value)))
+
+
+def pick(record: dict[str, tuple[str | None, str]], start: str) -> tuple[str | None, str]:
+    """The cell whose column begins with `start`."""
+    return next(cell for head, cell in record.items() if head.startswith(start))

@@ -11,7 +11,9 @@ import pytest
 
 from atomdiffuser.io.tables import read_table
 from atomdiffuser.report.formatting import interval, number
-from atomdiffuser.report.series_page import AFFINE_COLUMNS
+from atomdiffuser.report.results import AFFINE_COLUMNS
+from benchmarks import made_up_series as fabricate
+from benchmarks.report_pages import AXE, VIOLATIONS
 
 CHROMIUM = next((p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None)
 ARTEFACTS = Path(__file__).parents[2] / "artefacts"
@@ -249,20 +251,93 @@ def test_regions_are_linked_sortable_and_downloadable(open_page, page, results):
         assert float(loss) == critical.loc[region, "loss_percent"]
 
 
-def test_pairs_can_be_read(open_page, page):
+def test_pairs_can_be_read(open_page, page, results):
     tab = open_page(page("bad"))
     tab.click("button[data-pairs=hop_probability]")
-    assert "hop probability" in tab.inner_text("#pair-scale")
+    assert tab.inner_text("#pair-name") == "hop probability"
+    pairs = read_table(results / "bad" / "pairs.parquet")
+    n = fabricate.BAD.n_frames
+    tab.locator("#pair-map").scroll_into_view_if_needed()
     box = tab.locator("#pair-map").bounding_box()
-    tab.mouse.move(box["x"] + box["width"] * 0.9, box["y"] + 10)
-    assert "residual" in tab.inner_text("#pair-read")
+    pair = pairs[(pairs["reference"] == 2) & (pairs["moving"] == 6)].iloc[0]
+    tab.mouse.move(box["x"] + box["width"] * 6.5 / n, box["y"] + box["height"] * 2.5 / n)
+    text = tab.inner_text("#pair-read")
+    assert text.startswith(f"2 → 6: residual {number(pair['residual_px'])} px")
+    assert f"hop probability {number(pair['hop_probability'], 2)}" in text
+
+
+def test_pairs_of_a_long_series_are_rows_of_lags(open_page, page):
+    tab = open_page(page("many"))
+    assert tab.inner_text("#lag-names").split("\n") == ["lag 1", "lag 2", "lag 4", "lag 8"]
+
+
+def test_strips_read_a_frame_and_lead_there(open_page, page, results):
+    tab = open_page(page("bad"))
+    trajectory = read_table(results / "bad" / "trajectory.parquet")
+    lane = tab.locator(".strip >> nth=0")
+    lane.scroll_into_view_if_needed()
+    box = lane.bounding_box()
+    x = box["x"] + box["width"] * (3.5 / fabricate.BAD.n_frames)
+    tab.mouse.move(x, box["y"] + 10)
+    assert tab.inner_text(".strip-value >> nth=0") == number(trajectory["closure_px"].iloc[3])
+    assert tab.inner_text(".strip-axis span:nth-child(2)") == "frame 3"
+    tab.mouse.click(x, box["y"] + 10)
+    tab.wait_for_timeout(100)
+    assert "Frame 3 " in tab.inner_text("#time-read")
+    with tab.expect_download() as download:
+        tab.click("#frames-csv")
+    lines = Path(download.value.path()).read_text(encoding="utf-8-sig").splitlines()
+    assert len(lines) == fabricate.BAD.n_frames + 1 and lines[0].startswith("frame,time_s,used,drift_y_nm")
+    closure = lines[0].split(",").index("closure (px)")
+    assert float(lines[4].split(",")[closure]) == pytest.approx(trajectory["closure_px"].iloc[3], rel=1e-5)
+
+
+def test_fits_follow_the_chosen_region(open_page, page):
+    tab = open_page(page("bad"))
+    shown = "[...document.querySelectorAll('#kinetics tbody tr')].filter(r => !r.hidden).map(r => r.dataset.kinetics)"
+    assert set(tab.evaluate(shown)) == {"whole"}
+    before = tab.inner_text("#weights")
+    tab.select_option("#region-select", label="hot spot")
+    tab.wait_for_timeout(60)
+    assert set(tab.evaluate(shown)) == {"whole", "hot spot"}
+    assert tab.inner_text("#weights") != before and tab.inner_text("#weights-region") == "hot spot"
+    assert "active" in tab.locator("[data-outline='hot spot']").get_attribute("class")
+    tab.check("#all-kinetics")
+    assert len(set(tab.evaluate(shown))) == 12
+
+
+def test_uncertain_and_unseen_places_carry_no_colour(open_page, page, results):
+    """Where σ is too large only a hint of the colour is left; where nothing was seen, none."""
+    tab = open_page(page("good"))
+    spread = """() => {
+        AD.state.opacity = 1;
+        const colourful = () => {
+            AD.setTau(1);
+            const c = document.getElementById('map-canvas');
+            const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
+            let n = 0;
+            for (let i = 0; i < d.length; i += 4) {
+                const rgb = [d[i], d[i + 1], d[i + 2]];
+                n += Math.max(...rgb) - Math.min(...rgb) > 40;
+            }
+            return n;
+        };
+        const all = colourful();
+        for (const s of AD.states) s.contrast.unsure.fill(1);
+        const unsure = colourful();
+        for (const s of AD.states) { s.contrast.unsure.fill(0); s.contrast.values.fill(NaN); }
+        return [all, unsure, colourful()];
+    }"""
+    everything, unsure, unseen = tab.evaluate(spread)
+    assert everything > 5000 and unsure < 0.05 * everything and unseen == 0
 
 
 def test_without_javascript_figures_and_numbers_are_there(open_page, page, results):
     output = page("good")
     tab = open_page(output, javascript=False)
     shot(tab, "series_good_without_javascript")
-    assert tab.locator("svg.figure").count() == 3
+    assert tab.locator("svg.figure").count() == 7
+    assert tab.locator("#kinetics tbody tr").count() == tab.locator("#kinetics tbody tr:visible").count()
     assert tab.locator("svg.figure >> nth=0").is_visible()
     assert tab.locator("#img-first").is_visible() and tab.locator("#img-last").is_visible()
     assert not tab.locator("#time").is_visible() and not tab.locator("#flicker-button").is_visible()
@@ -290,7 +365,9 @@ def test_session_page_sorts_filters_and_downloads(open_page, session):
     total = len(session.entries)
     assert tab.evaluate(visible) == total
     tab.locator("#series th button", has_text="contrast lost").click()
-    values = tab.eval_on_selector_all("#series tbody tr", "rows => rows.map(r => r.cells[3].dataset.value)")
+    values = tab.eval_on_selector_all(
+        "#series tbody tr", "rows => rows.map(r => (r.cells[4] || {dataset: {value: ''}}).dataset.value)"
+    )
     numbers = [float(v) for v in values if v not in ("", "nan")]
     assert numbers == sorted(numbers, reverse=True)
     assert all(v in ("", "nan") for v in values[len(numbers) :]), "unknown values come last"
@@ -317,12 +394,15 @@ def test_text_contrast(open_page, page, scheme):
     """Every colour used for text reaches 4.5:1 on each background it stands on."""
     tab = open_page(page("good"), scheme=scheme)
     names = ["bg", "surface", "sunken", "ink", "muted", "accent", "contrast", "intensity", "good", "look", "bad"]
-    names += ["good-bg", "look-bg", "bad-bg"]
+    names += ["good-bg", "look-bg", "bad-bg", "crystallinity", "along-y", "along-x", *(f"s{i}" for i in range(8))]
     colours = tab.evaluate(
         "(n) => n.map((v) => getComputedStyle(document.documentElement).getPropertyValue('--' + v).trim())", names
     )
     light = {n: _luminance(c) for n, c in zip(names, colours, strict=True)}
-    on = {b: ("ink", "muted", "accent", "contrast", "intensity", "good", "look", "bad") for b in ("bg", "surface")}
+    on = {
+        b: ("ink", "muted", "accent", "contrast", "intensity", "good", "look", "bad", *names[14:])
+        for b in ("bg", "surface")
+    }
     on |= {"sunken": ("ink", "muted"), "good-bg": ("good",), "look-bg": ("look", "ink"), "bad-bg": ("bad",)}
     for background, texts in on.items():
         for text in texts:
@@ -338,6 +418,16 @@ def test_every_control_and_picture_has_a_name(open_page, page, session):
     )).map((e) => e.outerHTML.slice(0, 80))"""
     for path in (page("bad"), session.html):
         assert open_page(path).evaluate(nameless) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("key", ["bad", "no_current", "session"])
+def test_axe_finds_no_serious_violation(open_page, page, session, key, scheme):
+    if not AXE.is_file():
+        pytest.skip("axe-core is not installed: npm install --no-save axe-core")
+    tab = open_page(session.html if key == "session" else page(key), scheme=scheme)
+    tab.evaluate(AXE.read_text(encoding="utf-8"))
+    assert tab.evaluate(VIOLATIONS) == []
 
 
 def _luminance(colour: str) -> float:

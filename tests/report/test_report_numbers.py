@@ -5,7 +5,6 @@ from __future__ import annotations
 import doctest
 from dataclasses import replace
 
-import fabricate
 import numpy as np
 import pytest
 
@@ -17,6 +16,7 @@ from atomdiffuser.report.formatting import duration, fixed, integer, interval, n
 from atomdiffuser.report.results import read_tables
 from atomdiffuser.report.session_figures import forest_figure
 from atomdiffuser.report.verdict import judge
+from benchmarks import made_up_series as fabricate
 
 SETTINGS = ReportSettings()
 

@@ -6,8 +6,18 @@ rule summary:
         reports=expand(rules.report_series.output.html, series=SERIES),
         entries=FOLDERS.relative(SERIES_LIST),
     output:
-        html=report(SUMMARY_HTML, caption="../report/summary.rst", category="Session"),
-        table=SUMMARY_TABLE,
+        html=report(
+            SUMMARY_HTML,
+            caption="../report/summary.rst",
+            category="Session",
+            labels={"session": "all series", "kind": "page"},
+        ),
+        table=report(
+            SUMMARY_TABLE,
+            caption="../report/summary_table.rst",
+            category="Session",
+            labels={"session": "all series", "kind": "table"},
+        ),
     log:
         SUMMARY_LOG,
     benchmark:

@@ -34,7 +34,8 @@ AD.extent = (values, pad = 0) => {
 };
 
 // spec: {x: {label, range}, y: {label, range, flip}, top: {label, ticks: [[x, text]]}, curves: [{x, y, lo, hi, colour, dash, marker}],
-//        lines: [{at, axis, colour, dash, text}], equal, pick(x), describe}
+//        lines: [{at, axis, colour, dash, text}], spans: [{from, to, colour}], equal, pick(x), describe}; curves may carry
+//        `number` (frame numbers, to see gaps) and `step` (usual distance between them)
 AD.chart = (host, makeSpec) => {
   let cursorAt = null, place = null, cursor = null;
   const draw = () => {
@@ -80,17 +81,19 @@ AD.chart = (host, makeSpec) => {
     root.append(AD.svg("clipPath", { id: clipId }, AD.svg("rect", { x: margin.left, y: margin.top, width: w, height: h })));
     const plot = AD.svg("g", { "clip-path": `url(#${clipId})` });
     root.append(plot);
+    for (const span of spec.spans || [])
+      plot.append(AD.svg("rect", { x: X(span.from), width: Math.max(0, X(Math.min(span.to, x1)) - X(span.from)), y: margin.top, height: h, style: `fill:${span.colour};fill-opacity:.1` }));
     for (const line of spec.lines || []) {
       const vertical = line.axis === "x";
       plot.append(AD.svg("line", vertical
         ? { x1: X(line.at), x2: X(line.at), y1: margin.top, y2: margin.top + h, style: `stroke:${line.colour}`, "stroke-dasharray": line.dash, "stroke-width": line.width || 1 }
         : { x1: margin.left, x2: margin.left + w, y1: Y(line.at), y2: Y(line.at), style: `stroke:${line.colour}`, "stroke-dasharray": line.dash, "stroke-width": line.width || 1 }));
       if (line.text) {
-        const room = 6.4 * line.text.length; // about the text's width
+        const room = 6.4 * (line.text.length + (line.sub ? 1 : 0)); // about the text's width
         const late = vertical && X(line.at) + room > margin.left + w && X(line.at) - room > margin.left;
         root.append(AD.svg("text", vertical
           ? { x: X(line.at) + (late ? -6 : 6), y: margin.top + h - 10, "text-anchor": late ? "end" : "start", style: `fill:${line.colour}` }
-          : { x: margin.left + 6, y: Y(line.at) - 5, class: "muted" }, line.text));
+          : { x: margin.left + 6, y: Y(line.at) - 5, class: "muted" }, line.text, ...(line.sub ? [AD.svg("tspan", { dy: 3, "font-size": "75%" }, line.sub)] : [])));
       }
     }
     for (const c of spec.curves) {
@@ -103,13 +106,19 @@ AD.chart = (host, makeSpec) => {
           plot.append(AD.svg("path", { d, style: `fill:${c.colour};fill-opacity:.17;stroke:none` }));
         } else for (const i of band) plot.append(AD.svg("line", { x1: X(c.x[i]), x2: X(c.x[i]), y1: Y(c.lo[i]), y2: Y(c.hi[i]), style: `stroke:${c.colour}` }));
       }
-      if (!c.marksOnly && known.length > 1)
-        plot.append(AD.svg("path", { d: "M" + known.map((i) => `${X(c.x[i]).toFixed(1)} ${Y(c.y[i]).toFixed(1)}`).join("L"),
+      // a gap (frames left out in between) is bridged by a faint line only: nothing was measured there
+      const at = (i) => `${X(c.x[i]).toFixed(1)} ${Y(c.y[i]).toFixed(1)}`;
+      const runs = known.reduce((all, i, n) => { if (n && c.number && c.number[i] - c.number[known[n - 1]] > (c.step || 1)) all.push([i]); else all[all.length - 1].push(i); return all; }, [[]]);
+      if (!c.marksOnly && known.length > 1) {
+        if (runs.length > 1) plot.append(AD.svg("path", { d: runs.slice(1).map((run, n) => `M${at(runs[n][runs[n].length - 1])}L${at(run[0])}`).join(""), style: `fill:none;stroke:${c.colour};stroke-width:1;opacity:.45`, "stroke-dasharray": "1 3" }));
+        plot.append(AD.svg("path", { d: runs.map((run) => "M" + run.map(at).join("L")).join(""),
           style: `fill:none;stroke:${c.colour};stroke-width:${c.width || 1.6}`, "stroke-dasharray": c.dash || null }));
+      }
       if (c.marker && known.length <= 80)
         for (const i of known) {
           const [px, py, r] = [X(c.x[i]), Y(c.y[i]), c.size || 2.6];
           plot.append(c.marker === "o" ? AD.svg("circle", { cx: px, cy: py, r, style: `fill:${c.fill || c.colour};stroke:${c.colour}` })
+            : c.marker === "t" ? AD.svg("path", { d: `M${px} ${py - r * 1.3}l${r * 1.25} ${r * 2.2}h${-r * 2.5}z`, style: `fill:${c.colour}` })
             : c.marker === "d" ? AD.svg("path", { d: `M${px} ${py - r * 1.4}l${r * 1.4} ${r * 1.4}l${-r * 1.4} ${r * 1.4}l${-r * 1.4} ${-r * 1.4}z`, style: `fill:${c.colour}` })
               : AD.svg("rect", { x: px - r, y: py - r, width: 2 * r, height: 2 * r, style: `fill:${c.colour}` }));
         }
@@ -146,6 +155,7 @@ AD.legend = (host, entries) => {
   host.replaceChildren(...entries.map(({ text, colour, dash, marker }) => {
     const key = AD.svg("svg", { viewBox: "0 0 26 10", "aria-hidden": "true" }, AD.svg("line", { x1: 0, x2: 26, y1: 5, y2: 5, style: `stroke:${colour};stroke-width:2`, "stroke-dasharray": dash || null }));
     if (marker === "o") key.append(AD.svg("circle", { cx: 13, cy: 5, r: 3.2, style: `fill:${colour}` }));
+    if (marker === "t") key.append(AD.svg("path", { d: "M13 1l4 7h-8z", style: `fill:${colour}` }));
     if (marker === "s") key.append(AD.svg("rect", { x: 10, y: 2, width: 6, height: 6, style: `fill:${colour}` }));
     const item = document.createElement("span");
     item.append(key, document.createTextNode(text));

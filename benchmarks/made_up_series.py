@@ -19,6 +19,7 @@ from atomdiffuser.io.status import Status, write_status
 from atomdiffuser.io.store import create_frames
 from atomdiffuser.io.tables import write_table
 from atomdiffuser.series import Acquisition
+from benchmarks import made_up_tables as further
 
 HOSTILE_NAME = """<script>alert(1)</script> "å" & 'b'"""
 AFFINE = ("a_yy", "a_yx", "a_y", "a_xy", "a_xx", "a_x")
@@ -46,6 +47,7 @@ class Recipe:
     grid: tuple[int, int] = (3, 3)
     counts: float = 60.0
     aligned: bool = True  # whether to write the aligned store
+    modern: bool = True  # whether to write what results of an older version do not have
     seed: int = 7
 
 
@@ -67,6 +69,7 @@ NOTHING_KNOWN = Recipe(
 TWO = Recipe(name="two frames", n_frames=2, contrast_loss=0.05, ci_half_width=0.06)
 MANY = Recipe(name="five hundred frames", n_frames=500, shape=(56, 60), contrast_loss=0.5, aligned=False)
 NO_VALID = Recipe(name="nothing usable", n_frames=5, invalid=(0, 1, 2, 3, 4))
+OLD = Recipe(name="results of an older version", n_frames=16, contrast_loss=0.3, hops=2, modern=False)
 QUIET = Recipe(name="garnet, low dose rate", contrast_loss=0.004, intensity_gain=0.0, ci_half_width=0.015)
 
 
@@ -103,7 +106,9 @@ def fabricate(folder: Path, recipe: Recipe = GOOD, *, series_id: str | None = No
     _write_pairs(folder, recipe, trajectory, rng)
     _write_maps(folder, recipe, times, progress, contrast, intensity, affines, valid)
     damage = _write_damage(folder, recipe, time_s, fluence, progress, contrast, intensity, valid, rng)
-    _write_critical(folder, recipe, damage)
+    critical = _write_critical(folder, recipe, damage)
+    if recipe.modern:
+        further.write_further(folder, recipe, damage, critical, trajectory)
     write_status(
         folder / "status.json",
         Status(
@@ -201,15 +206,12 @@ def _write_trajectory(folder, recipe, affines, time_s, fluence, valid, rng) -> p
     table.loc[
         ~table["valid"], [*AFFINE, "drift_y_nm", "drift_x_nm", "drift_y_px", "drift_x_px", "displacement_sigma_px"]
     ] = np.nan
-    settings = asdict(RegisterSettings())
+    if recipe.modern:
+        table = further.add_quality(table, recipe, rng)
     write_table(
-        table,
-        folder / "trajectory.parquet",
-        "trajectory",
-        reference_frame=int(np.argmax(valid)),
-        settings=settings,
-        weights=None,
-    )
+        table, folder / "trajectory.parquet", "trajectory", columns={c: ("made up", "") for c in table},
+        reference_frame=int(np.argmax(valid)), settings=asdict(RegisterSettings()), weights=None,
+    )  # fmt: skip
     return table
 
 
@@ -228,6 +230,7 @@ def _write_pairs(folder, recipe, trajectory, rng) -> None:
             ok = bool(valid[i] and valid[j])
             hop = ok and lag == LAGS[-1] and i in hops
             moving = affines[j] @ np.linalg.inv(affines[i]) if ok else np.full((3, 3), np.nan)
+            moving[:2, 2] += 0.03 * rng.standard_normal(2) + (9.5 * hop, 0.0)
             rows.append(
                 {
                     "reference": i, "moving": j, "lag": lag,
@@ -271,11 +274,19 @@ def _write_maps(folder, recipe, times, progress, contrast, intensity, affines, v
 def _regions(recipe: Recipe) -> list[dict]:
     h, w = recipe.shape
     rows, columns = recipe.grid
-    regions = [{"region": "whole", "region_id": 0, "bounds_px": [0, 0, h, w]}]
+    regions = [{"region": "whole", "region_id": 0, "bounds_px": [0, 0, h, w], "kind": "whole"}]
     for r in range(rows):
         for c in range(columns):
             bounds = [h * r // rows, w * c // columns, h * (r + 1) // rows, w * (c + 1) // columns]
-            regions.append({"region": f"grid_{r}_{c}", "region_id": len(regions), "bounds_px": bounds})
+            name = f"grid_{r}_{c}"
+            regions.append({"region": name, "region_id": len(regions), "bounds_px": bounds, "kind": "grid"})
+    if recipe.modern:
+        box = [h // 5, w // 2, h // 2, 9 * w // 10]
+        diamond = [[box[0], 7 * w // 10], [h // 3, box[3]], [box[2], 7 * w // 10], [h // 3, box[1]]]
+        regions.append(
+            {"region": "hot spot", "region_id": 80, "bounds_px": box, "kind": "session", "outline_px": diamond}
+        )
+        regions.append({"region": "crystal", "region_id": 91, "bounds_px": [0, w // 2, h, w], "kind": "automatic"})
     return regions
 
 
@@ -293,24 +304,32 @@ def _write_damage(folder, recipe, time_s, fluence, progress, contrast, intensity
                 value = value if valid[k] else np.nan
                 row |= {witness: value, f"{witness}_lo95": value - half, f"{witness}_hi95": value + half}
                 row[f"{witness}_sigma"] = half / 1.96 if valid[k] else np.nan
+            if recipe.modern:
+                for end in ("", "_lo95", "_hi95", "_sigma"):
+                    row[f"crystallinity{end}"] = row[f"contrast{end}"] / (1 if end == "_sigma" else row["intensity"])
             row |= {"n_px": (y1 - y0) * (x1 - x0), "coverage": 1.0 - 0.1 * p, "valid": bool(valid[k])}
             rows.append(row)
     table = pd.DataFrame(rows)
     metadata = dict(regions=_regions(recipe), settings=asdict(DamageSettings()))
+    metadata["columns"] = {c: ("made up", "") for c in table}
     write_table(table, folder / "damage.parquet", "damage", **metadata)
     write_table(table, folder / "damage.csv", "damage", **metadata)
     return table
 
 
-def _write_critical(folder, recipe, damage) -> None:
+def _write_critical(folder, recipe, damage) -> pd.DataFrame:
     rows = []
     for (region, region_id), group in damage.groupby(["region", "region_id"], sort=False):
         used = group[group["valid"]]
         for witness in ("intensity", "contrast"):
             rows.append({"region": region, "region_id": region_id, "witness": witness, **_fit(recipe, used, witness)})
-    write_table(
-        pd.DataFrame(rows), folder / "critical_fluence.csv", "critical_fluence", settings=asdict(DamageSettings())
-    )
+    table = pd.DataFrame(rows)
+    if recipe.modern:
+        table = further.extend_critical(table, damage)
+    columns = {c: ("made up", "") for c in table}
+    path = folder / "critical_fluence.csv"
+    write_table(table, path, "critical_fluence", columns=columns, settings=asdict(DamageSettings()))
+    return table
 
 
 def _fit(recipe: Recipe, used: pd.DataFrame, witness: str) -> dict:
