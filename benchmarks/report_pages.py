@@ -54,10 +54,13 @@ FRAME_RATE = """(seconds) => new Promise((done) => {
     requestAnimationFrame(step);
 })"""
 STATE_MS = """(n) => {
-    AD.setTau(0.3);
-    const began = performance.now();
-    for (let i = 0; i < n; i++) AD.setTau(0.31 + (0.6 * i) / n);
-    return (performance.now() - began) / n;
+    const times = [];
+    for (let i = 0; i < n; i++) {
+        const began = performance.now();
+        AD.setTau(0.31 + (0.6 * i) / n);
+        times.push(performance.now() - began);
+    }
+    return times.sort((a, b) => a - b)[n >> 1];
 }"""
 KEY_S = """() => new Promise((done) => {
     const before = document.getElementById('time-read').textContent, began = performance.now();

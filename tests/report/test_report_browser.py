@@ -266,6 +266,14 @@ def test_pairs_can_be_read(open_page, page, results):
     assert f"hop probability {number(pair['hop_probability'], 2)}" in text
 
 
+def test_pairs_can_be_read_by_keyboard(open_page, page):
+    tab = open_page(page("good"))
+    tab.locator("#pair-map").focus()
+    for key, pair in (("ArrowRight", "0 → 1"), ("ArrowRight", "0 → 2"), ("ArrowDown", "1 → 2"), ("ArrowLeft", "0 → 8")):
+        tab.keyboard.press(key)
+        assert tab.inner_text("#pair-read").startswith(f"{pair}: residual")
+
+
 def test_pairs_of_a_long_series_are_rows_of_lags(open_page, page):
     tab = open_page(page("many"))
     assert tab.inner_text("#lag-names").split("\n") == ["lag 1", "lag 2", "lag 4", "lag 8"]

@@ -135,13 +135,30 @@
     document.querySelectorAll("button[data-pairs]").forEach((o) => o.setAttribute("aria-pressed", String(o === b)));
     draw();
   }));
-  const read = $("pair-read"), help = `${square ? "Rows: reference frame, from the top; columns: moving frame." : "Rows: lags; columns: moving frame."} × not used. Point at a pair to read it.`;
+  const read = $("pair-read"), help = `${square ? "Rows: reference frame, from the top; columns: moving frame." : "Rows: lags; columns: moving frame."} × not used. Point at a pair to read it, or use the arrow keys.`;
   read.textContent = help;
   map.addEventListener("pointermove", (event) => {
     const box = map.getBoundingClientRect(), moving = Math.floor(((event.clientX - box.left) / box.width) * n), row = Math.floor(((event.clientY - box.top) / box.height) * count);
-    const i = pairs.moving.findIndex((m, j) => m === moving && rowOf(j) === row);
+    tell(pairs.moving.findIndex((m, j) => m === moving && rowOf(j) === row));
+  });
+  const tell = (i) => {
     if (i < 0) { read.textContent = help; return; }
     const why = pairs.reason && pairs.reason[i] ? ` (${pairs.reason[i]})` : "";
     read.textContent = `${pairs.reference[i]} → ${pairs.moving[i]}: residual ${AD.number(pairs.residual_px[i])} px, hop probability ${AD.number(pairs.hop_probability[i], 2)}, score ${AD.number(pairs.score[i], 2)}${pairs.valid[i] ? "" : ", not used"}${why}`;
+  };
+  // arrow keys walk through the pairs: left and right within a row, up and down between rows
+  const order = pairs.lag.map((_, i) => i).sort((a, b) => rowOf(a) - rowOf(b) || pairs.moving[a] - pairs.moving[b]);
+  let current = -1;
+  map.tabIndex = 0;
+  map.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 1, ArrowUp: -1 }[event.key];
+    if (!step) return;
+    event.preventDefault();
+    const sideways = event.key === "ArrowRight" || event.key === "ArrowLeft", row = current < 0 ? -1 : rowOf(order[current]);
+    let next = current + step;
+    if (!sideways && current >= 0) while (next >= 0 && next < order.length && rowOf(order[next]) === row) next += step;
+    if (next < 0 || next >= order.length) return;
+    current = next;
+    tell(order[current]);
   });
 })();

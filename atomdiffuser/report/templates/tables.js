@@ -56,3 +56,11 @@ AD.download = (text, file) => {
 document.querySelectorAll("table.sortable").forEach(AD.sortable);
 document.querySelectorAll("button[data-csv]").forEach((button) =>
   button.addEventListener("click", () => AD.download(AD.tableCsv(document.getElementById(button.dataset.csv)), button.dataset.file)));
+
+// What scrolls sideways can be reached, and scrolled, by keyboard; what does not is no stop on the way.
+(() => {
+  const follow = new ResizeObserver((entries) => entries.forEach(({ target }) => {
+    if (target.scrollWidth > target.clientWidth + 1) target.tabIndex = 0; else target.removeAttribute("tabindex");
+  }));
+  document.querySelectorAll(".table-wrap, figure").forEach((box) => follow.observe(box));
+})();
