@@ -192,7 +192,7 @@ def _write_exposure(folder: Path, recipe, trajectory: pd.DataFrame, rng) -> None
     write_free(
         table, folder / "exposure.csv", limit="unknown", probe_size_nm=None, current_sigma_percent=7.0,
         current_sigma_source="assumed", gain_scatter_percent=1.0,
-        gain_text="The beam fluctuates by 1 % from frame to frame; this is taken out of crystallinity.",
+        gain_text="the beam fluctuated by 1 % (1 σ) from frame to frame",
         dark_level={"value": 4.0, "source": "vacuum"},
     )  # fmt: skip
 
@@ -208,13 +208,14 @@ def _write_damage_maps(folder: Path, recipe, critical: pd.DataFrame) -> None:
     maps = {
         "rate": np.where(hide, np.nan, 1e5 / scale * spot), "rate_sigma": np.full(shape, 0.01),
         "critical_fluence": np.where(hide, np.nan, scale / spot), "onset": np.where(hide, np.nan, 2 / spot),
-        "column_msd": np.full(shape, np.nan), "labels": np.where(hide, -1, np.where(x < 0.5, 90, 91)),
+        "column_msd": np.full(shape, np.nan), "labels": np.where(hide, -1, np.where(x < 0.5, 1, 0)),
     }  # fmt: skip
     root = zarr.open_group(folder / "damage_maps.zarr", mode="w", zarr_format=3)
     for name, values in maps.items():
         root.create_group(name).create_array("0", data=values.astype(np.float32))
     root.attrs[ROOT_KEY] = {
-        "kind": "damage_maps", "map_stride": s, "unit": str(fit["unit"]), "correlation_length_px": 31.0,
+        "kind": "damage_maps", "map_stride": s, "unit": str(fit["unit"]), "label_names": {"0": "crystal", "1": "amorphous", "2": "vacuum"},
+        "correlation_length_px": 31.0,
         "correlation_length_nm": 0.62,
         "edge_interior": {"edge_rate": 2.0, "interior_rate": 1.0, "ratio": 2.1, "p_value": 0.003, "band_nm": 1.0},
     }  # fmt: skip

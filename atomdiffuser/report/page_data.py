@@ -95,7 +95,9 @@ def _curves(results: SeriesResults) -> list[dict[str, Any]]:
         if region != WHOLE and step > 1:
             rows = rows.iloc[::step]
         keep = rows["valid"].to_numpy(bool)
-        curve: dict[str, Any] = {"region": region, "frame": rows["frame"].to_numpy()[keep]}
+        # a region's own fluence: only the frames that looked at it count
+        own = column(rows[results.facts.axis].to_numpy(float)[keep])
+        curve: dict[str, Any] = {"region": region, "frame": rows["frame"].to_numpy()[keep], "x": own}
         for witness in (w for w in WITNESSES if w in rows):
             for suffix in ("", "_lo95", "_hi95"):
                 curve[witness + suffix] = column(rows[witness + suffix].to_numpy(float)[keep])

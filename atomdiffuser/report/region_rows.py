@@ -95,18 +95,26 @@ def _loss(witness: Any) -> str:
 
 
 def _path(row: dict[str, Any], results: SeriesResults) -> str:
-    """Outline given by the results, else traced on the segmentation's labels, else the bounding box."""
+    """Outline given by the results, else traced on the labels of the segmentation, else the box of a grid's region."""
     if row["outline"]:
         return _polygon(np.asarray(row["outline"], dtype=float) + 0.5)
-    labels = results.damage_maps.get("labels") if results.damage_maps is not None else None
-    if row["kind"] == KIND_NAMES["automatic"] and labels is not None and row["region_id"] is not None:
-        mask = np.nan_to_num(labels, nan=-1) == row["region_id"]
-        if mask.any():
-            return _traced(mask, int(results.damage_maps.attributes.get("map_stride", 1)))
+    if row["kind"] == KIND_NAMES["automatic"]:
+        return _segment(row["region"], results)
     if row["bounds"]:
         y0, x0, y1, x1 = row["bounds"]
         return f"M{x0} {y0}H{x1}V{y1}H{x0}z"
     return ""
+
+
+def _segment(region: str, results: SeriesResults) -> str:
+    """Outline of a segmented region; empty for one that the labels do not tell, such as a band along an edge."""
+    maps = results.damage_maps
+    labels = maps.get("labels") if maps is not None else None
+    if labels is None:
+        return ""
+    numbers = [int(n) for n, name in (maps.attributes.get("label_names") or {}).items() if name == region]
+    mask = np.isin(np.nan_to_num(labels, nan=-1), numbers)
+    return _traced(mask, int(maps.attributes.get("map_stride", 1))) if mask.any() else ""
 
 
 def _traced(mask: np.ndarray, stride: int) -> str:

@@ -69,10 +69,10 @@
   AD.region = region;
   const shown = () => WITNESSES.filter((w) => (region()[w.name] || []).some((v) => v !== null));
   const decaySpec = () => {
-    const r = region(), xs = r.frame.map((k) => frames.x[k]), fits = data.critical.filter((c) => c.region === r.region);
+    const r = region(), xs = r.x, fits = data.critical.filter((c) => c.region === r.region);
     const reached = fits.filter((c) => !c.bound && c.value !== null);
-    let high = xLast;
-    for (const c of reached) if (c.witness === "contrast" && c.value <= 1.6 * xLast) high = Math.max(high, c.value * 1.04);
+    let high = Math.max(xLast, ...xs.filter((x) => x !== null));
+    for (const c of reached) if (c.witness === "contrast" && c.value <= 1.6 * high) high = Math.max(high, c.value * 1.04);
     const drawn = r.frame.length < 3 ? [] : fits.filter((c) => c.fit && c.model !== "constant" && c.witness !== "crystallinity");
     const start = Math.min(xFirst <= 0.25 * xLast ? Math.min(0, xFirst) : xFirst - 0.03 * (xLast - xFirst), ...drawn.map((c) => c.fit.from));
     const values = shown().flatMap((w) => [...r[w.name], ...r[w.name + "_lo95"], ...r[w.name + "_hi95"]]);
@@ -161,6 +161,11 @@
     if (!values || i < 0 || j < 0 || values[i] === null || values[j] === null) return null;
     return AD.decayBetween(values[i], values[j], place.tau);
   };
+  // where the moment lies on the chosen region's own axis: it may have been out of view in some frames
+  const regionX = (place) => {
+    const r = region(), [i, j] = [r.frame.indexOf(place.a), r.frame.indexOf(place.b)];
+    return i < 0 || j < 0 || r.x[i] === null || r.x[j] === null ? state.x : r.x[i] + (r.x[j] - r.x[i]) * place.tau;
+  };
   AD.span = (...parts) => { const s = document.createElement("span"); s.append(...parts); return s; };
 
   const describe = (place) => {
@@ -188,8 +193,9 @@
     read.replaceChildren(AD.span(`${text.where}${text.when ? ` · ${text.when}` : ""} · `), how, AD.span(text.values ? ` · ${name}: ${text.values}` : ""));
     label(`${state.witness} · ${text.mapped}`);
     canvas.parentElement.classList.toggle("inter", text.inter);
-    const dots = shown().map((w) => ({ x: state.x, y: curveAt(w.name, place), colour: w.colour, hollow: !place.measured }));
-    decay.cursor({ line: state.x, dots });
+    const own = regionX(place);
+    const dots = shown().map((w) => ({ x: own, y: curveAt(w.name, place), colour: w.colour, hollow: !place.measured }));
+    decay.cursor({ line: own, dots });
     const at = blend(driftX.values, place), [dy, dx] = [blend(data.drift.y, place), blend(data.drift.x, place)];
     drift.cursor({ line: at, dots: [{ x: at, y: dy, colour: "var(--along-y)", hollow: !place.measured }, { x: at, y: dx, colour: "var(--along-x)", hollow: !place.measured }] });
     path.cursor({ dots: [{ x: dx, y: dy, colour: "var(--accent)", hollow: !place.measured }] });
