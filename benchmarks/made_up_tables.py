@@ -214,7 +214,8 @@ def _write_damage_maps(folder: Path, recipe, critical: pd.DataFrame) -> None:
     for name, values in maps.items():
         root.create_group(name).create_array("0", data=values.astype(np.float32))
     root.attrs[ROOT_KEY] = {
-        "kind": "damage_maps", "map_stride": s, "unit": str(fit["unit"]), "label_names": {"0": "crystal", "1": "amorphous", "2": "vacuum"},
+        "kind": "damage_maps", "map_stride": s, "unit": str(fit["unit"]),
+        "label_names": {"0": "crystal", "1": "amorphous", "2": "vacuum"},
         "correlation_length_px": 31.0,
         "correlation_length_nm": 0.62,
         "edge_interior": {"edge_rate": 2.0, "interior_rate": 1.0, "ratio": 2.1, "p_value": 0.003, "band_nm": 1.0},

@@ -112,6 +112,8 @@ def effects_figure(answers: pd.DataFrame) -> str:
             axes.plot(row["ratio"], i, "o", color=colour, markersize=5)
         axes.axvline(1, color=svg.MUTED, linewidth=0.8, linestyle=":")
         axes.set_xscale("log")
+        for axis_part in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+            axis_part(lambda value, _: f"{value:g}")
         labels = [f"{short_name(str(b))} / {short_name(str(a))}" for a, b in zip(rows["a"], rows["b"], strict=True)]
         axes.set_yticks(range(len(rows)), labels)
         axes.set_ylim(len(rows) - 0.4, -0.6)

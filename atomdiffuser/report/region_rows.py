@@ -84,10 +84,12 @@ def _row(results: SeriesResults, region: str, described: dict[str, Any], at_end:
 
 
 def usable_text(last: int | None, first: int) -> str:
-    """“frames 0–17”, “none” or a dash when unknown."""
+    """“0–17”, a single frame, “none”, or a dash when unknown."""
     if last is None:
         return "–"
-    return "none" if last < first else f"{first}–{last}"
+    if last <= first:
+        return "none" if last < first else str(first)
+    return f"{first}–{last}"
 
 
 def _loss(witness: Any) -> str:

@@ -22,7 +22,7 @@ from atomdiffuser.report.region_rows import usable_text
 from atomdiffuser.report.render import render
 from atomdiffuser.report.results import read_tables
 from atomdiffuser.report.session_figures import Curve, curves_figure, forest_figure
-from atomdiffuser.report.verdict import Verdict, critical_text, judge, over_closure, over_loss
+from atomdiffuser.report.verdict import Verdict, critical_cell, judge, over_closure, over_loss
 from atomdiffuser.series import FrameSeries
 
 THUMBNAIL_PX = 72
@@ -126,7 +126,7 @@ def session_page(
     counts = {group: sum(row.group == group for row in rows) for group in STATES}
     return render(
         "session.html",
-        rows=[_shown(row, page, settings) for row in rows],
+        rows=[_shown(row, page, settings, unit) for row in rows],
         counts={g: n for g, n in counts.items() if n},
         states=STATES,
         sentence=_sentence(rows, counts),
@@ -149,8 +149,8 @@ def _sentence(rows: Sequence[SessionRow], counts: dict[str, int]) -> str:
     return f"{total}: {', '.join(said)}." if said else "No series were found in this session."
 
 
-def _shown(row: SessionRow, page: Path, settings: ReportSettings) -> dict[str, Any]:
-    """One row as the template shows it."""
+def _shown(row: SessionRow, page: Path, settings: ReportSettings, unit: str) -> dict[str, Any]:
+    """One row as the template shows it; the head of the column gives `unit`."""
     shown: dict[str, Any] = {
         "row": row,
         "href": os.path.relpath(row.page, page.parent).replace(os.sep, "/") if row.page else "",
@@ -159,13 +159,13 @@ def _shown(row: SessionRow, page: Path, settings: ReportSettings) -> dict[str, A
     if row.facts is None or row.curve is None:
         return shown
     contrast, intensity = row.facts.contrast, row.facts.intensity
-    unit = unit_text(contrast.unit)
-    text = critical_text(contrast)
+    own_unit = "" if contrast.unit == unit else f" {unit_text(contrast.unit)}"
+    text = critical_cell(contrast)
     return shown | {
         "spark": Markup(figures.sparkline(row.curve.contrast)),
         "contrast": interval(contrast.loss_percent, contrast.loss_lo95, contrast.loss_hi95),
         "intensity": interval(intensity.loss_percent, intensity.loss_lo95, intensity.loss_hi95),
-        "critical": f"{text} {unit}" if text and not contrast.lower_bound else text or "–",
+        "critical": f"{text}{own_unit}" if text else "–",
         "used": f"{integer(row.facts.n_valid)} of {integer(row.facts.n_frames)}",
         "mechanism": MECHANISM_WORDS.get(row.facts.mechanism, row.facts.mechanism),
         "usable": usable_text(contrast.usable_last_frame, row.facts.first),
