@@ -43,7 +43,8 @@ def decay_figure(damage: pd.DataFrame, trajectory: pd.DataFrame, facts: SeriesFa
         _mark_critical(axes, facts, float(np.nanmax(x)) if np.isfinite(x).any() else 1.0)
         axes.set(xlabel=AXIS_LABELS[facts.axis], ylabel="ratio to reference frame")
         _time_above(axes, trajectory, facts)
-        axes.legend(loc="best")
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(loc="best")
         return svg.to_svg(figure, "decay", described)
 
 

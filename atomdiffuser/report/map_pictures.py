@@ -13,7 +13,7 @@ from atomdiffuser.report import images
 from atomdiffuser.report.colours import change_lut
 from atomdiffuser.report.damage_maps import DamageMaps
 from atomdiffuser.report.facts import SeriesFacts
-from atomdiffuser.report.formatting import known, number, plural, unit_text
+from atomdiffuser.report.formatting import known, number, p_value, plural, unit_text
 
 SIDE_PX = 300
 HATCH_PX = 10
@@ -78,7 +78,8 @@ def damage_map_facts(maps: DamageMaps | None) -> str:
             break
     edge = maps.attributes.get("edge_interior")
     if isinstance(edge, dict) and known(edge.get("ratio")):
-        p = f" (p = {number(edge['p_value'], 2)})" if known(edge.get("p_value")) else ""
+        text = p_value(edge.get("p_value"))
+        p = f" (p {text if text.startswith('<') else f'= {text}'})" if known(edge.get("p_value")) else ""
         told.append(f"the edge is damaged {number(edge['ratio'], 2)} times as fast as the interior{p}")
     text = "; ".join(told)
     return f"{text[:1].upper()}{text[1:]}." if text else ""

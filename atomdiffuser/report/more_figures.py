@@ -30,6 +30,8 @@ def closure_figure(closures: pd.DataFrame, limit_px: float) -> str:
         shown = np.clip(values, low, None)
         sns.histplot(x=shown, bins=bins, ax=axes, color=svg.INTENSITY, edgecolor=svg.PAPER, alpha=1)
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.xaxis.set_minor_formatter("")
         axes.yaxis.get_major_locator().set_params(integer=True)
         axes.axvline(limit_px, color=svg.WARN, linewidth=1.2, linestyle="--", label=f"threshold {number(limit_px)} px")
         axes.set(xlabel="closure of a loop of three frames (px)", ylabel="loops")

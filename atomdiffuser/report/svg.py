@@ -77,7 +77,8 @@ def to_svg(figure: Figure, prefix: str, description: str) -> str:
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)  # it would style the whole page
     text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL)
-    text = re.sub(r"(?<=\d\.\d\d)\d+", "", text)
+    # coordinates to a hundredth of a point; what is written between the tags keeps its digits
+    text = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(?<=\d\.\d\d)\d+", "", tag[0]), text)
     text = re.sub(r"\s*\n\s*", "\n", text)
     # several figures share a page: their ids must not collide
     text = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import shutil
 
 import numpy as np
@@ -16,7 +17,7 @@ from atomdiffuser.errors import StoreError
 from atomdiffuser.io.map_store import read_maps
 from atomdiffuser.io.status import read_status
 from atomdiffuser.io.tables import read_table
-from atomdiffuser.report import images
+from atomdiffuser.report import images, svg
 from atomdiffuser.report.facts import witness_of
 from atomdiffuser.report.formatting import interval, number
 from atomdiffuser.report.payload import chosen_states, to_json
@@ -215,6 +216,16 @@ def test_aligned_frame_moves_a_bright_pixel_onto_the_reference():
     assert np.isnan(aligned[5]).all() and np.isnan(aligned[:, 7:]).all()
     raw, mean, origin = images.raw_and_aligned_mean(series, {1: affine}, 4)
     assert origin == (1, 2) and mean[1, 1] == 7 and raw[2, 3] == 7
+
+
+def test_figures_keep_the_digits_of_their_words():
+    with svg.figure(2, 2) as figure:
+        axes = figure.subplots()
+        axes.plot([0.123456, 1.987654], [0, 1], label="0.12345 nm")
+        axes.legend()
+        text = svg.to_svg(figure, "x", "from 0.123456")
+    assert "0.12345 nm" in text and 'aria-label="from 0.123456"' in text
+    assert not re.search(r'd="[^"]*\d\.\d{3}', text), "coordinates need no more than two decimals"
 
 
 def test_scale_bar_is_a_round_length():

@@ -92,7 +92,7 @@ AD.chart = (host, makeSpec) => {
         const room = 6.4 * (line.text.length + (line.sub ? 1 : 0)); // about the text's width
         const late = vertical && X(line.at) + room > margin.left + w && X(line.at) - room > margin.left;
         root.append(AD.svg("text", vertical
-          ? { x: X(line.at) + (late ? -6 : 6), y: margin.top + h - 10, "text-anchor": late ? "end" : "start", style: `fill:${line.colour}` }
+          ? { x: X(line.at) + (late ? -6 : 6), y: margin.top + 15, "text-anchor": late ? "end" : "start", style: `fill:${line.colour}` }
           : { x: margin.left + 6, y: Y(line.at) - 5, class: "muted" }, line.text, ...(line.sub ? [AD.svg("tspan", { dy: 3, "font-size": "75%" }, line.sub)] : [])));
       }
     }
