@@ -23,7 +23,7 @@ WITNESS = {
 }
 """Line colours of the two witnesses; dashes and markers tell them apart without colour."""
 
-SERIES = ("#1f5f99", "#a63d2f", "#4f7a28", "#7a4fa3", "#a36a00", "#0f7c7c", "#8c4a6b", "#5a5f66")
+SERIES = ("#1f5f99", "#a63d2f", "#4f7a28", "#7a4fa3", "#935f00", "#0f7c7c", "#8c4a6b", "#5a5f66")
 """Categorical colours, each at least 4.5:1 against white."""
 
 
