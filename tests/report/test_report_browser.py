@@ -128,7 +128,7 @@ def test_slider_is_fast(open_page, page):
     tab = open_page(page("size_of_2048"))
     per_state_ms = state_cpu_ms(tab, 30)
     assert per_state_ms < 1000 / 30, (
-        "30 states a second at 512²; processor time, because a machine does other things too"
+        "30 states a second at 512², whatever else the machine does"
     )
 
 
