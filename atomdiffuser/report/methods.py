@@ -138,12 +138,20 @@ def methods_paragraph(series: FrameSeries, facts: SeriesFacts, pairs: pd.DataFra
         "Raw files were read with RosettaSciIO [2], stored as OME-Zarr [3] and processed in a Snakemake workflow [4].",
         *_drift_text(facts, pairs),
         "Decay maps give local mean signal (intensity) and lattice amplitude (contrast) as ratios to the reference "
-        f"frame (number {facts.reference_frame}), by local regression corrected for the noise of the reference; region "
-        "statistics were taken on the raw pixels, with regions moved onto each frame.",
+        f"frame (number {facts.reference_frame}), by {_maps_text(results)}; region statistics "
+        "were taken on the raw pixels, with regions moved onto each frame.",
         *_kinetics_text(facts, results),
         _fluence_text(series, facts, results),
     ]
     return " ".join(text)
+
+
+def _maps_text(results: SeriesResults) -> str:
+    weights = results.maps.attributes.get("weights")
+    plain = "local regression corrected for the noise of the reference"
+    return (
+        f"a trained network (weights {weights}) that weighs local regressions of several widths" if weights else plain
+    )
 
 
 def _drift_text(facts: SeriesFacts, pairs: pd.DataFrame) -> list[str]:
