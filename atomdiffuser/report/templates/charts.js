@@ -90,7 +90,7 @@ AD.chart = (host, makeSpec) => {
         : { x1: margin.left, x2: margin.left + w, y1: Y(line.at), y2: Y(line.at), style: `stroke:${line.colour}`, "stroke-dasharray": line.dash, "stroke-width": line.width || 1 }));
       if (line.text) {
         const room = 6.4 * (line.text.length + (line.sub ? 1 : 0)); // about the text's width
-        const late = vertical && X(line.at) + room > margin.left + w && X(line.at) - room > margin.left;
+        const late = vertical && X(line.at) + room + 24 > margin.left + w && X(line.at) - room > margin.left; // clear of the cursor at the end
         root.append(AD.svg("text", vertical
           ? { x: X(line.at) + (late ? -6 : 6), y: margin.top + 15, "text-anchor": late ? "end" : "start", style: `fill:${line.colour}` }
           : { x: margin.left + 6, y: Y(line.at) - 5, class: "muted" }, line.text, ...(line.sub ? [AD.svg("tspan", { dy: 3, "font-size": "75%" }, line.sub)] : [])));
