@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from atomdiffuser.report.facts import Witness
-from atomdiffuser.report.formatting import interval, known, number
+from atomdiffuser.report.formatting import interval, known
 from atomdiffuser.report.verdict import critical_cell
 
 WITNESSES = ("contrast", "intensity", "crystallinity")
@@ -87,9 +87,6 @@ def weights(kinetics: pd.DataFrame, region: str, witness: str) -> list[dict[str,
                     "model": str(row["model"]).replace("+", " + "),
                     "weight": float(row["weight"]),
                     "chosen": bool(row["chosen"]),
-                    "critical": float(row["critical_fluence"]),
-                    "critical_text": number(row["critical_fluence"]) if known(row["critical_fluence"]) else "never",
-                    "chi2": float(row["chi2_per_dof"]),
                 }
             )
     return found
@@ -113,5 +110,4 @@ def kinetics_row(witness: Witness, region: str) -> dict[str, Any]:
         "p": witness.number("p_corrected") if known(witness.number("p_corrected")) else witness.p_value,
         "aicc_gain": gain,
         "onset_text": "none" if witness.onset_frame < 0 else str(witness.onset_frame),
-        "verdict": witness.text("verdict"),
     }

@@ -10,7 +10,7 @@ import pandas as pd
 from atomdiffuser.report.facts import WHOLE, witness_of
 from atomdiffuser.report.formatting import interval, known, unit_text
 from atomdiffuser.report.results import SeriesResults
-from atomdiffuser.report.verdict import change_text, critical_cell
+from atomdiffuser.report.verdict import critical_cell
 
 MAX_TABLE_REGIONS = 150
 MAX_OUTLINE_POINTS = 120
@@ -37,7 +37,6 @@ def region_table(results: SeriesResults) -> dict[str, Any]:
         "crystallinity": any(r["crystallinity"].measured for r in kept),
         "usable": any(r["contrast"].usable_last_frame is not None for r in kept),
         "kinds": len({r["kind"] for r in kept}) > 1,
-        "column_regions": "n_columns" in results.damage and bool((results.damage["n_columns"] > 0).any()),
     }
 
 
@@ -75,11 +74,8 @@ def _row(results: SeriesResults, region: str, described: dict[str, Any], at_end:
         "usable": np.nan if usable is None else float(usable),
         "usable_text": usable_text(usable, results.facts.first),
         "mechanism": contrast.text("mechanism"),
-        "verdict": contrast.text("verdict") or (change_text(contrast) if contrast.measured else "not measured"),
         "coverage": end.get("coverage", np.nan),
         "n_px": end.get("n_px", np.nan),
-        "columns": end.get("n_columns", np.nan),
-        "msd": end.get("column_msd_px2", np.nan),
     }
 
 
