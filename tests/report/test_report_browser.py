@@ -127,9 +127,7 @@ def test_slider_links_map_charts_and_words(open_page, page, results):
 def test_slider_is_fast(open_page, page):
     tab = open_page(page("size_of_2048"))
     per_state_ms = state_cpu_ms(tab, 30)
-    assert per_state_ms < 1000 / 30, (
-        "30 states a second at 512², whatever else the machine does"
-    )
+    assert per_state_ms < 1000 / 30, "30 states a second at 512², whatever else the machine does"
 
 
 def test_first_state_is_the_reference_image(open_page, page):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -96,14 +97,16 @@ def test_good_series_states_the_numbers_of_its_tables(verdict_of):
     assert f"Contrast lost {value} % (95 % CI {ends}" in verdict.sentence
     assert f"after {number(facts.fluence_e_per_A2)} e⁻/Å²" in verdict.sentence
     assert f"F_c > {number(row['critical_fluence'])} e⁻/Å² (95 %)" in verdict.sentence
-    assert "all 40 frames used; registration sound (closure" in verdict.sentence
+    assert "all 40 frames used (1 flagged); registration sound (closure" in verdict.sentence
+    assert re.search(r"; frames 0–\d+ are within 5 % of the start;", verdict.sentence)
 
 
 def test_bad_series_says_what_to_look_at(verdict_of):
     verdict, facts, critical = verdict_of("bad")
     row = whole(critical, "contrast")
-    assert verdict.level == "look"
-    assert {"lattice hops", "closure", "contrast loss", "intensity loss"} <= {f.label for f in verdict.flags}
+    levels = {f.label: f.level for f in verdict.flags}
+    assert verdict.level == "bad" and levels["contrast loss"] == "bad", "contrast fell below 1/e"
+    assert levels.items() >= {"lattice hops": "look", "closure": "look", "intensity loss": "look"}.items()
     expected = interval(row["critical_fluence"], row["critical_fluence_lo95"], row["critical_fluence_hi95"])
     assert f"F_c {expected} e⁻/Å²" in verdict.sentence
     assert "7 of 24 frames excluded" in verdict.sentence
@@ -137,6 +140,11 @@ def test_too_few_frames(verdict_of):
 def test_thresholds_come_from_the_settings(verdict_of):
     strict = verdict_of("good", replace(SETTINGS, warn_loss_percent=5.0, warn_closure_px=0.01))[0]
     assert {f.label for f in strict.flags} == {"contrast loss", "closure"}
+    assert strict.level == "look"
+    stricter = verdict_of("good", replace(SETTINGS, warn_loss_percent=5.0, bad_loss_percent=10.0))[0]
+    assert stricter.level == "bad"
+    flagged = verdict_of("good", replace(SETTINGS, warn_excluded_percent=1.0))[0]
+    assert {f.label for f in flagged.flags} == {"blur", "jump"}
 
 
 def test_drift_rate_is_net_displacement_per_minute(verdict_of, results):
