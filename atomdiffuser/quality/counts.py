@@ -13,6 +13,7 @@ LEAST_PILE_SHARE = 1e-4
 PILE_OVER_NEXT = 3.0  # a clipped top value is this many times as frequent as the next ones below
 NEXT_VALUES = 3
 BRIGHT_ROWS = 0.75  # quantile that stands for a row with specimen
+SHORTEST_ROW = 16  # pixels; shorter ones are alike by chance
 ABRUPT = 0.5  # of its signal, beside a row that is missing
 
 
@@ -81,7 +82,7 @@ def repeated_rows(now: CountFacts, before: CountFacts) -> float:
 
 
 def _begins_abruptly(constant: np.ndarray, frame: np.ndarray) -> np.ndarray:
-    if constant.all() or not constant.any():
+    if constant.all() or not constant.any() or frame.shape[1] < SHORTEST_ROW:
         return np.zeros_like(constant)
     numbers = np.nan_to_num(frame[~constant].astype(np.float64))
     signal = np.zeros(len(frame))

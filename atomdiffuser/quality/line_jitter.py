@@ -40,6 +40,7 @@ from atomdiffuser.interpolation import (
 SLOW_LINES = 8.0  # σ of the Gaussian over lines that tells slow offsets from jitter
 WORST_LINE = 3.0  # lines whose offset is this many times less certain than the median line's do not count
 LEAST_LINES = 24
+FAINTEST_LINE_PX = 1.5  # median σ of a line's offset, beyond which the frame's lines show no structure to speak of
 RIM_PX = 4
 FAINTEST_CONTRAST = 0.05
 
@@ -151,7 +152,7 @@ def _statistics(offset: np.ndarray, sigma: np.ndarray, others: float) -> LineOff
     seen = np.isfinite(sigma)
     seen &= sigma < WORST_LINE * np.median(sigma[seen]) if seen.any() else False
     lines = np.flatnonzero(seen)
-    if len(lines) < LEAST_LINES:
+    if len(lines) < LEAST_LINES or np.median(sigma[lines]) > FAINTEST_LINE_PX:
         return LineOffsets(np.where(np.isfinite(sigma), offset, 0.0), sigma, np.nan, np.nan)
     high = _high_pass(lines, sigma[lines])
     fast = high @ offset[lines]

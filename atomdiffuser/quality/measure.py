@@ -103,6 +103,8 @@ def _shows_nothing(
     mean: np.ndarray, floor: np.ndarray, structure: np.ndarray, settings: RegisterSettings
 ) -> dict[int, float]:
     """Frames without structure whose signal, or noise where the dark level is not known, is next to nothing."""
+    if not np.median(floor) > 0:  # frames of a few pixels have no spectrum to speak of
+        return {}
     signal = mean / max(float(np.median(mean)), 1e-12)
     noise = floor / max(float(np.median(floor)), 1e-12)
     dark = (signal < settings.blank_signal) | (noise < EMPTY_FLOOR)

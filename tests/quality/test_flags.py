@@ -145,6 +145,13 @@ def test_a_flag_is_set_once_and_keeps_its_reason() -> None:
     assert flags.words == [[], ["blur"]] and flags.reasons[1] == ["first"]
 
 
+@pytest.mark.parametrize("shape", [(3, 3), (16, 16), (50, 10)])
+def test_frames_of_a_few_pixels_are_not_judged(shape, rng) -> None:
+    tiny = FrameSeries(rng.poisson(20, (4, *shape)).astype(np.uint16))
+    found = quality(dataclasses.replace(simulated(), series=tiny))
+    assert flagged(found) == {} and np.isnan(found.sharpness).all()
+
+
 def test_a_series_of_nothing_says_so() -> None:
     empty = FrameSeries(np.zeros((3, 64, 64), np.uint16), name="empty")
     found = quality(dataclasses.replace(simulated(), series=empty))
