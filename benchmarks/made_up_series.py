@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy import ndimage, stats
+from scipy import ndimage, special, stats
 
 from atomdiffuser.config import DamageSettings, RegisterSettings
 from atomdiffuser.io.map_store import create_maps
@@ -146,7 +146,7 @@ def _write_frames(folder, recipe, acquisition, times, progress, contrast, intens
     margin = int(np.ceil(max(np.abs(recipe.drift_px)))) + 8
     y, x = np.mgrid[-margin : shape[0] + margin, -margin : shape[1] + margin].astype(np.float32)
     thickness = 1 + 0.25 * np.sin(y / 47) * np.cos(x / 61)
-    edge = 1 / (1 + np.exp(-(x - 0.12 * shape[1] + 9 * np.sin(y / 20)) / 2.5))
+    edge = special.expit((x - 0.12 * shape[1] + 9 * np.sin(y / 20)) / 2.5)
     base = recipe.counts * thickness * edge
     lattice = 0.55 * base * (np.cos(2 * np.pi * (y + 0.3 * x) / 11) + np.cos(2 * np.pi * (x - 0.15 * y) / 9.5)) / 2
     pad = lambda field: np.pad(field, margin, mode="edge")
