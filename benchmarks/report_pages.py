@@ -102,7 +102,8 @@ def make_pages(folder: Path) -> tuple[Path, Path]:
     for i in range(100):
         (folder / f"s{i}").symlink_to(one, target_is_directory=True)
         name = f"LLZO sample {i}, a rather long name"
-        entries.append(SimpleNamespace(series_id=f"s{i}", name=name, sources=("a.dm4",), state="series", reason=""))
+        known = dict(sources=("a.dm4",), state="series", reason="", drift_from="")
+        entries.append(SimpleNamespace(series_id=f"s{i}", name=name, **known))
     summary(folder, entries, folder / "summary.html", folder / "summary.csv", ReportSettings())
     return page, folder / "summary.html"
 

@@ -57,7 +57,9 @@ def page(results) -> Callable[[str], Path]:
 
 def entry(series_id: str, name: str, state: str = "series", reason: str = "") -> SimpleNamespace:
     """A line of the session's list of series."""
-    return SimpleNamespace(series_id=series_id, name=name, sources=(f"raw/{name}.dm4",), state=state, reason=reason)
+    return SimpleNamespace(
+        series_id=series_id, name=name, sources=(f"raw/{name}.dm4",), state=state, reason=reason, drift_from=""
+    )
 
 
 @pytest.fixture(scope="session")
