@@ -41,7 +41,7 @@ class ImageScales:
 def measure_scales(frames: Tensor) -> ImageScales:
     """Scales of frames (n, Y, X), from their mean power spectrum."""
     power, frequency, floor = mean_power(frames)
-    signal = (power - floor).clamp_min(0)
+    signal = _clear_signal(power, floor, frames.shape[0])
     period = lattice_period(frames)
     filter_px = _matched_width(signal, frequency, floor)
     shorter = min(frames.shape[-2:])
@@ -72,6 +72,16 @@ def mean_power(frames: Tensor) -> tuple[Tensor, Tensor, float]:
     return power, frequency, floor
 
 
+def _clear_signal(power: Tensor, floor: float, n_frames: int) -> Tensor:
+    """Power above the noise floor where it stands clear of it, 0 elsewhere.
+
+    Where there is noise alone, half of the bins lie above the floor by chance. Weighted by f², the many bins at high
+    frequencies would pass for fine structure, and ask for a filter too narrow at low counts.
+    """
+    smoothed = F.avg_pool2d(power[None, None], 3, 1, 1, count_include_pad=False)[0, 0]
+    return torch.where(smoothed > floor * (1 + 8 / (5 * n_frames) ** 0.5), power - floor, 0.0)
+
+
 def _matched_width(signal: Tensor, frequency: Tensor, floor: float) -> float:
     """σ that minimises the predicted variance of a shift between two noisy frames.
 
@@ -82,7 +92,7 @@ def _matched_width(signal: Tensor, frequency: Tensor, floor: float) -> float:
 
     def variance(sigma: float) -> float:
         h2 = torch.exp(-((2 * math.pi * sigma * frequency) ** 2)) * usable
-        top = (frequency**2 * (2 * signal * floor + floor**2) * h2**2).sum()
+        top = (frequency**2 * (2 * signal.clamp_min(0) * floor + floor**2) * h2**2).sum()
         bottom = (frequency**2 * signal * h2).sum() ** 2
         return float(top / bottom.clamp_min(1e-30))
 

@@ -91,3 +91,13 @@ def test_lattice_noise_energy_is_that_of_the_filters(rng) -> None:
 def test_scales_are_in_order_and_fit_the_frame() -> None:
     scales = measure_scales(frames("SrTiO3")[0])
     assert 0.8 <= scales.filter_px < scales.base_px < scales.period_px and scales.base_px <= min(SHAPE) / 6
+
+
+@pytest.mark.parametrize(("specimen", "electrons", "least"), [("nanoparticle", 5.0, 1.3), ("SrTiO3", 5.0, 1.3)])
+def test_the_matched_filter_widens_at_low_counts(specimen, electrons, least) -> None:
+    """Columns are 2.2 px wide. Noise taken for fine structure would ask for the narrowest filter there is, 0.8 px."""
+    view = dict(n_frames=2, shape=(256, 256), pixel_size_nm=0.02)
+    faint, _ = frames(specimen, electrons_per_px=electrons, **view)
+    bright, _ = frames(specimen, electrons_per_px=2000.0, **view)
+    assert least <= measure_scales(faint).filter_px <= 2.5
+    assert measure_scales(bright).filter_px == 0.8
