@@ -59,7 +59,7 @@ def test_late_frames_are_placed_better_than_by_the_pair_with_the_first() -> None
 
 def test_a_frame_is_left_out_of_its_own_template() -> None:
     """The counter-test: fitted to a mean that holds the frame itself, the frame's noise keeps it where it was."""
-    s = series(**FADING)
+    s = series(**FADING, electrons_per_px=30.0)
     src, true = source(s), torch.as_tensor(s.frame_from_reference)
     start = disturbed(true, 8)
     total = sum_template(src, start, range(N))
