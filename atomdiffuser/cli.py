@@ -114,17 +114,27 @@ def decay(frames: Path, trajectory: Path, decay: Path, settings: DecaySettings, 
 @click.argument("decay", type=STORE)
 @click.argument("table", type=PATH)
 @click.argument("critical_fluence", type=PATH)
+@click.option("--options", default="{}", help="What session.yaml says of regions, probe and current, as JSON.")
+@click.option("--session", type=PATH, help="Session folder, which files of regions lie in; default: this folder.")
 @settings_options(DamageSettings)
 @stage_options
 def damage(
-    frames: Path, trajectory: Path, decay: Path, table: Path, critical_fluence: Path, settings: DamageSettings, run: Any
-) -> None:
-    """FRAMES, TRAJECTORY and DECAY → damage of each region (TABLE and its .csv) and CRITICAL_FLUENCE."""
+    frames: Path, trajectory: Path, decay: Path, table: Path, critical_fluence: Path, settings: DamageSettings,
+    run: Any, options: str, session: Path | None,
+) -> None:  # fmt: skip
+    """FRAMES, TRAJECTORY and DECAY → damage of each region (TABLE and its .csv) and CRITICAL_FLUENCE.
+
+    Kinetics, Fourier spots, atomic columns, exposure and maps go beside CRITICAL_FLUENCE.
+    """
+    given = _parse_json(options, "--options")
 
     def work(progress: Any) -> None:
         from atomdiffuser.stages.damage import damage as stage
 
-        stage(frames, trajectory, decay, table, critical_fluence, settings, progress=progress)
+        stage(
+            frames, trajectory, decay, table, critical_fluence, settings, options=given, session=session,
+            progress=progress,
+        )  # fmt: skip
 
     run_stage("damage", work, **run)
 
@@ -266,7 +276,7 @@ def _assignment(text: str) -> tuple[str, Any]:
     return name, parsed[0] if len(parsed) == 1 else tuple(parsed)
 
 
-def _parse_json(text: str) -> dict[str, Any]:
+def _parse_json(text: str, option: str = "--overrides") -> dict[str, Any]:
     import json
 
     from atomdiffuser.errors import SettingsError
@@ -274,7 +284,7 @@ def _parse_json(text: str) -> dict[str, Any]:
     try:
         values = json.loads(text)
     except ValueError as error:
-        raise SettingsError(f"--overrides: {text!r} is not JSON ({error})") from None
+        raise SettingsError(f"{option}: {text!r} is not JSON ({error})") from None
     if not isinstance(values, dict):
-        raise SettingsError(f'--overrides: {text!r} is not a JSON object, such as {{"probe_current_pA": 50}}')
+        raise SettingsError(f'{option}: {text!r} is not a JSON object, such as {{"probe_current_pA": 50}}')
     return values

@@ -140,6 +140,41 @@ class DamageSettings:
     area_threshold: float = setting(
         0.5, "The share of a region whose contrast map is below this is reported", above=0.0, maximum=1.0
     )
+    tolerance_percent: float = setting(
+        5.0, "Frames that have changed by less can be summed", unit="%", above=0.0, maximum=100.0
+    )
+    bootstrap: int = setting(
+        200, "Replicates from which intervals are found; 400 steady their last digit", minimum=40, maximum=10000
+    )
+    min_region_px: int = setting(
+        200, "A region of fewer pixels is listed, but nothing is claimed of it", unit="px", minimum=1
+    )
+    segmentation: Literal["auto", "none"] = setting(
+        "auto", "Whether crystal, amorphous material, vacuum and bands along its edge become regions of their own"
+    )
+    edge_band_nm: float = setting(
+        2.0,
+        "Width of the two bands along the edge to vacuum; in px where the pixel size is unknown: 50 times it",
+        unit="nm",
+        above=0.0,
+    )
+    dark_level: Literal["known", "auto"] = setting(
+        "auto",
+        "Dark level that neither session.yaml nor the file states: taken for 0 (known), or found from vacuum or noise",
+    )
+    gaps: Literal["not_counted", "counted"] = setting(
+        "not_counted",
+        "Flyback and waiting between frames count towards the fluence where the beam stayed on the sample",
+    )
+    current_sigma_percent: float = setting(
+        10.0,
+        "1 σ of the beam current's calibration where session.yaml states none",
+        unit="%",
+        minimum=0.0,
+        maximum=100.0,
+    )
+    spot_shells: int = setting(3, "Shells of Fourier spots that are followed; 0 for none", minimum=0, maximum=12)
+    columns: Literal["auto", "none"] = setting("auto", "Whether atomic columns are followed where they are resolved")
 
 
 @dataclass(frozen=True)

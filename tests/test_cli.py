@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from atomdiffuser.cli import main
 from atomdiffuser.cli_options import THREAD_VARIABLES, settings_flags
 from atomdiffuser.cli_run import describe
-from atomdiffuser.config import STAGES, DamageSettings, DecaySettings, RegisterSettings
+from atomdiffuser.config import STAGES, DamageSettings, DecaySettings, RegisterSettings, field_schema
 from atomdiffuser.errors import ReadError
 from atomdiffuser.io.status import Status, read_status, write_status
 from atomdiffuser.workflow.record import INTERRUPTED, Record
@@ -54,15 +54,19 @@ def call(*arguments: str) -> Result:
 
 def other_than_default(stage: type) -> Any:
     """Settings of a stage that all differ from their defaults, within their ranges."""
-    other = {"auto": "cpu", "linear": "cubic", "reference": "union", "shared": "own", "kept": "corrected",
-             "network": "regression", "default": "/mine.safetensors"}  # fmt: skip
+    texts = {"default": "/mine.safetensors"}  # of settings that take any text
+
+    def other(name: str, default: str) -> str:
+        choices = field_schema(stage, name).get("enum")
+        return next(v for v in choices if v != default) if choices else texts[default]
+
     values: dict[str, Any] = {}
     for field in dataclasses.fields(stage):
         default = field.default
         if isinstance(default, tuple):
             values[field.name] = ("none",) if isinstance(default[0], str) else tuple(v + 1 for v in default)
         elif isinstance(default, str):
-            values[field.name] = 6.5 if field.name.endswith("_px") else other[default]
+            values[field.name] = 6.5 if field.name.endswith("_px") else other(field.name, default)
         else:
             values[field.name] = default + 1 if isinstance(default, int) else default / 2
     return stage(**values)

@@ -1,28 +1,114 @@
-"""From frames, trajectory and maps to the two tables of damage."""
+"""From frames, trajectory and maps to what each region shows in each frame."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import scipy.special
 import torch
 
 from atomdiffuser.config import DamageSettings, DecaySettings
-from atomdiffuser.damage.kinetics import fit_exponential, onset_frame
-from atomdiffuser.damage.observables import measure_frame
-from atomdiffuser.damage.regions import RegionSet
-from atomdiffuser.damage.template import make_template
+from atomdiffuser.damage.observables import Observables, observe, sum_frame
+from atomdiffuser.damage.regions import RegionSet, block_size_px
+from atomdiffuser.damage.signals import Z95
+from atomdiffuser.damage.template import Template, make_template
 from atomdiffuser.estimation.frame_source import FrameSource
 from atomdiffuser.estimation.local_regression import estimate_decay_maps, full_resolution
 from atomdiffuser.estimation.template import sum_template, view
 
-WITNESSES = {"intensity": "signal_ratio", "contrast": "lattice"}
-Z95 = float(scipy.special.ndtri(0.975))
+WITNESSES = {"intensity": "signal_ratio", "contrast": "lattice", "crystallinity": "order"}
+"""Each witness and the signal that it is fitted through."""
 
 
-def measure_damage(
+@dataclass(frozen=True)
+class ContrastMap:
+    """Contrast of one frame on the reference grid, (Y, X), with its typical 1 σ and the σ of its window [px]."""
+
+    values: np.ndarray
+    sigma: float = 0.0
+    window_px: float = 16.0
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What was measured of a series, region by region.
+
+    Attributes
+    ----------
+    regions
+        Their atoms are cut into blocks.
+    sums
+        By name as in `observables.SUMS`, each (t, atoms); NaN where a frame is not valid.
+    values
+        "signal_ratio", "lattice" and "order", each (t, regions), and their 1 σ from shot and readout noise under
+        "<name>_sigma"; further "signal" [counts], "n_px" and "coverage".
+    accepted
+        (t, regions): the frame is valid and sees enough of the region.
+    map_sigma, map_window_px
+        Typical 1 σ of the contrast map of each frame (t,), and the σ of its window.
+    template
+        The sample as all frames together show it.
+    """
+
+    regions: RegionSet
+    sums: dict[str, np.ndarray]
+    values: dict[str, np.ndarray]
+    accepted: np.ndarray
+    reference_frame: int
+    block_px: int
+    map_sigma: np.ndarray
+    map_window_px: float
+    template: Template
+
+    @property
+    def n_frames(self) -> int:
+        return len(self.accepted)
+
+    def table(self) -> pd.DataFrame:
+        """A row per region and frame, ratios to the reference frame included (columns as in damage.parquet)."""
+        regions, t = self.regions.regions, self.n_frames
+        rows = {
+            "region": np.tile([r.name for r in regions], t),
+            "region_id": np.tile([r.region_id for r in regions], t),
+            "frame": np.repeat(np.arange(t), len(regions)),
+        }
+        for name in (
+            "signal",
+            "signal_ratio",
+            "signal_ratio_sigma",
+            "lattice",
+            "lattice_sigma",
+            "order",
+            "order_sigma",
+        ):
+            rows[name] = self.values[name]
+        rows["n_px"] = np.nan_to_num(self.values["n_px"]).astype(np.int64)
+        rows |= {"coverage": self.values["coverage"], "valid": self.accepted}
+        for witness, name in WITNESSES.items():
+            ratio, sigma = self.ratios(name)
+            rows |= {
+                witness: ratio,
+                f"{witness}_sigma": sigma,
+                f"{witness}_lo95": ratio - Z95 * sigma,
+                f"{witness}_hi95": ratio + Z95 * sigma,
+            }
+        return pd.DataFrame({name: np.asarray(column).reshape(-1) for name, column in rows.items()})
+
+    def ratios(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """(t, regions) ratios of a signal to the reference frame and their 1 σ, with the noise of both frames."""
+        value, sigma, reference = self.values[name], self.values[f"{name}_sigma"], self.reference_frame
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = value / value[reference]
+            relative = np.hypot(sigma / value, (sigma / value)[reference])
+        spread = np.abs(ratio) * relative
+        spread[reference] = 0.0
+        ratio = np.where(self.accepted & (value[reference] > 0), ratio, np.nan)
+        return ratio, np.where(np.isfinite(ratio), spread, np.nan)
+
+
+def measure_regions(
     source: FrameSource,
     frame_from_reference: np.ndarray,
     valid: np.ndarray,
@@ -30,9 +116,9 @@ def measure_damage(
     regions: RegionSet,
     settings: DamageSettings,
     progress: Callable[[int, int], None] | None = None,
-    contrast_map: Callable[[int], np.ndarray] | None = None,
-) -> pd.DataFrame:
-    """Observables of every region and frame, and their ratios to the reference frame (columns as in damage.parquet).
+    contrast_map: Callable[[int], ContrastMap] | None = None,
+) -> Measurement:
+    """Measure every region in every frame, on raw pixels.
 
     Parameters
     ----------
@@ -41,7 +127,7 @@ def measure_damage(
     reference_frame
         Frame whose ratios are 1.
     contrast_map
-        Gives the contrast map (Y, X) of a frame on the reference grid; by default maps are estimated here.
+        Gives the contrast map of a frame; by default maps are estimated here.
     """
     affines = torch.as_tensor(frame_from_reference)
     usable = [int(k) for k in np.flatnonzero(valid)]
@@ -53,102 +139,82 @@ def measure_damage(
         if progress:
             progress(done, total)
 
-    given = contrast_map or (lambda k: _estimated_contrast(source, affines, reference_frame, k))
-    contrast = lambda k: _filled(given(k), source)
+    given = contrast_map or _estimated_maps(source, affines, reference_frame, usable)
+    contrast = lambda k: _filled(given(k).values, source)
     mixture = sum(view(source, affines[k]) * contrast(k) for k in usable)
     total_frames = sum_template(source, affines, usable, advance)
     template = make_template(total_frames, mixture, source.prepared([reference_frame]).base, source.scales)
-    sizes = regions.sizes_px()
-    blank = np.full((len(valid), len(regions.regions)), np.nan)
-    values = {
-        n: blank.copy() for n in ("signal", "signal_ratio", "signal_ratio_sigma", "lattice", "lattice_sigma", "n_px")
-    }
+    block = block_size_px(source.scales.period_px)
+    regions = regions.with_blocks(block)
+    n_frames, n_atoms = len(valid), regions.membership.shape[1]
+    sums: dict[str, np.ndarray] = {}
+    map_sigma, windows = np.zeros(n_frames), []
     for k in usable:
-        measured = measure_frame(source, k, affines[k], contrast(k), template, regions)
-        for name, column in values.items():
-            column[k] = getattr(measured, name)
+        for name, values in sum_frame(source, k, affines[k], contrast(k), template, regions).items():
+            sums.setdefault(name, np.full((n_frames, n_atoms), np.nan))[k] = values
+        map_sigma[k] = given(k).sigma
+        windows.append(given(k).window_px)
         advance()
-    covered = np.nan_to_num(values["n_px"]) / sizes
-    accepted = valid[:, None] & (covered >= settings.min_coverage)
-    frames = np.arange(len(valid))
-    rows = {
-        "region": np.tile([r.name for r in regions.regions], len(valid)),
-        "region_id": np.tile([r.region_id for r in regions.regions], len(valid)),
-        "frame": np.repeat(frames, len(regions.regions)),
-        "signal": values["signal"],
-        "signal_ratio": values["signal_ratio"],
-        "signal_ratio_sigma": values["signal_ratio_sigma"],
-        "lattice": values["lattice"],
-        "lattice_sigma": values["lattice_sigma"],
-        "n_px": np.nan_to_num(values["n_px"]).astype(np.int64),
-        "coverage": np.minimum(covered, 1.0),
-        "valid": accepted,
-    }
-    for witness, name in WITNESSES.items():
-        ratio, sigma = _ratio_to_reference(values[name], values[f"{name}_sigma"], reference_frame, accepted)
-        rows |= {
-            witness: ratio,
-            f"{witness}_sigma": sigma,
-            f"{witness}_lo95": ratio - Z95 * sigma,
-            f"{witness}_hi95": ratio + Z95 * sigma,
-        }
-    return pd.DataFrame({name: np.asarray(column).reshape(-1) for name, column in rows.items()})
+    values = {name: np.full((n_frames, len(regions.regions)), np.nan) for name in Observables.__dataclass_fields__}
+    seen = observe({name: v[usable] for name, v in sums.items()}, regions.membership) if usable else None
+    for name, column in values.items():
+        if seen is not None:
+            column[usable] = getattr(seen, name)
+    values["order"], values["order_sigma"] = _order(values)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        covered = np.nan_to_num(values["n_px"]) / regions.sizes_px()
+    accepted = np.asarray(valid, bool)[:, None] & (covered >= settings.min_coverage)
+    values["coverage"] = np.minimum(np.nan_to_num(covered), 1.0)
+    return Measurement(
+        regions, sums, values, accepted, reference_frame, block, map_sigma,
+        float(np.median(windows)) if windows else 16.0, template,
+    )  # fmt: skip
 
 
-def fit_critical_fluence(
-    damage: pd.DataFrame, axis: pd.Series, unit: str, regions: RegionSet, settings: DamageSettings
+def measure_damage(
+    source: FrameSource,
+    frame_from_reference: np.ndarray,
+    valid: np.ndarray,
+    reference_frame: int,
+    regions: RegionSet,
+    settings: DamageSettings,
+    progress: Callable[[int, int], None] | None = None,
+    contrast_map: Callable[[int], ContrastMap] | None = None,
 ) -> pd.DataFrame:
-    """One row per region and witness (columns as in critical_fluence.csv); `axis` is the fluence or time of each
-    row.
-    """
-    rows = []
-    for region in regions.regions:
-        of_region = damage["region_id"] == region.region_id
-        part = damage[of_region & damage["valid"]]
-        x = axis[part.index].to_numpy(float)
-        for witness, name in WITNESSES.items():
-            value, sigma = (part[c].to_numpy(float) for c in (witness, f"{witness}_sigma"))
-            # Frame by frame the noise is independent in the amplitudes; the ratios share the reference frame's.
-            y, y_sigma = (part[c].to_numpy(float) for c in (name, f"{name}_sigma"))
-            fit = fit_exponential(x, y, y_sigma, min_span_of_critical=settings.min_span_of_critical)
-            last = np.flatnonzero(np.isfinite(value))
-            loss, spread = (100 * (1 - value[last[-1]]), 100 * Z95 * sigma[last[-1]]) if len(last) else (np.nan, np.nan)
-            rows.append(
-                {
-                    "region": region.name,
-                    "region_id": region.region_id,
-                    "witness": witness,
-                    "model": fit.model,
-                    "unit": unit,
-                    "critical_fluence": fit.critical_fluence,
-                    "critical_fluence_lo95": fit.critical_fluence_lo95,
-                    "critical_fluence_hi95": fit.critical_fluence_hi95,
-                    "lower_bound": fit.lower_bound,
-                    "aicc": fit.aicc,
-                    "aicc_constant": fit.aicc_constant,
-                    "p_value": fit.p_value,
-                    "loss_percent": loss,
-                    "loss_lo95": loss - spread,
-                    "loss_hi95": loss + spread,
-                    "onset_frame": onset_frame(value, sigma, part["frame"].to_numpy()),
-                    "span": fit.span,
-                    "n_frames": fit.n_frames,
-                }
-            )
-    return pd.DataFrame(rows)
+    """The table of `measure_regions`: a row per region and frame."""
+    return measure_regions(
+        source, frame_from_reference, valid, reference_frame, regions, settings, progress, contrast_map
+    ).table()
 
 
-def _estimated_contrast(source: FrameSource, affines: torch.Tensor, origin: int, index: int) -> np.ndarray:
-    stride = DecaySettings.map_stride
-    maps = estimate_decay_maps(
-        source.prepared([origin]),
-        source.prepared([index]),
-        affines[index][None],
-        noise=source.noise,
-        scales=source.scales,
-        stride=stride,
-    )
-    return full_resolution(maps.contrast, stride, source.shape)[0].cpu().numpy()
+def _order(values: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Lattice over signal, and its 1 σ."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        order = values["lattice"] / values["signal_ratio"]
+        sigma = np.hypot(values["lattice_sigma"], order * values["signal_ratio_sigma"]) / values["signal_ratio"]
+    good = values["signal_ratio"] > 0
+    return np.where(good, order, np.nan), np.where(good, sigma, np.nan)
+
+
+def _estimated_maps(
+    source: FrameSource, affines: torch.Tensor, origin: int, usable: list[int]
+) -> Callable[[int], ContrastMap]:
+    """Contrast maps estimated here, each once; they are kept as coarse as the decay stage stores them."""
+    stride, kept = DecaySettings.map_stride, {}
+
+    def give(index: int) -> ContrastMap:
+        if index not in kept:
+            maps = estimate_decay_maps(
+                source.prepared([origin]), source.prepared([index]), affines[index][None],
+                noise=source.noise, scales=source.scales, stride=stride,
+            )  # fmt: skip
+            sigma = maps.contrast_sigma[torch.isfinite(maps.contrast_sigma)]
+            typical = float(sigma.median()) if len(sigma) else 0.0
+            kept[index] = maps.contrast.cpu(), typical, float(maps.contrast_bandwidth_px[0])
+        contrast, sigma, window = kept[index]
+        return ContrastMap(full_resolution(contrast, stride, source.shape)[0].numpy(), sigma, window)
+
+    return give
 
 
 def _filled(contrast: np.ndarray, source: FrameSource) -> torch.Tensor:
@@ -156,16 +222,3 @@ def _filled(contrast: np.ndarray, source: FrameSource) -> torch.Tensor:
     known = np.isfinite(contrast)
     typical = float(np.median(contrast[known])) if known.any() else 1.0
     return torch.as_tensor(np.where(known, contrast, typical), dtype=torch.float32, device=source.device)[None]
-
-
-def _ratio_to_reference(
-    value: np.ndarray, sigma: np.ndarray, reference: int, accepted: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """(t, regions) ratios to the reference frame and their 1 σ, which holds the noise of both frames."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = value / value[reference]
-        relative = np.hypot(sigma / value, (sigma / value)[reference])
-    spread = np.abs(ratio) * relative
-    spread[reference] = 0.0
-    ratio = np.where(accepted & (value[reference] > 0), ratio, np.nan)
-    return ratio, np.where(np.isfinite(ratio), spread, np.nan)

@@ -1,16 +1,19 @@
 """Signal and lattice amplitude per region and frame, measured on raw pixels.
 
-The regions and the template are moved onto each raw frame, whose pixels keep their independent noise. In a region
+The regions and the template are moved onto each raw frame, whose pixels keep their independent noise. In a region, the
+frame I is taken as μ·base + κ·lattice, with the intact lattice l and the template's base b:
 
-    signal   Σ I / Σ T                        mean counts as a multiple of the template's
-    lattice  Σ I·l' / Σ l'²,  l' ⟂ base       amplitude of the template's lattice l in the frame
+    lattice  κ = Σ (I − ⟨I⟩)·l / Σ l²      over the pixels where structure can be lattice (prepare.shows_lattice)
+    signal   μ = (Σ I − κ·Σ l) / Σ b       so that cells cut by a region's border do not pass for mass
 
-over the pixels where the template can be lattice (see prepare.shows_lattice).
+with ⟨I⟩ the frame's own local mean: mass lost unevenly makes slopes, which a few columns would take for lattice.
 
 The frame's own share of the template is taken out first: its noise would correlate with itself. What is left is
-divided by the mean of the contrast maps of the frames that it comes from, so that l is the intact lattice everywhere: a
-region's contrast is then the mean of the local ones, weighted by the squared amplitude of the intact lattice, wherever
-damage has struck and whichever frames looked.
+divided by the mean of the contrast maps of the frames that it comes from, so that l is the intact lattice everywhere. κ
+is then the mean of the local contrasts, weighted by l²: by the columns, that is. Where damage is uneven, a few columns
+need not see what the region's area has lost; the contrast map, which is smooth, says by how much the two means differ.
+
+All of this follows from sums over atoms, the pieces that regions and a grid of blocks cut the frame into.
 """
 
 from __future__ import annotations
@@ -29,11 +32,17 @@ from atomdiffuser.estimation.spectrum import lattice_noise_energy
 from atomdiffuser.interpolation import sample_linear
 
 LEAST_CONTRAST = 0.05  # mean contrast below which the template is not scaled up further
+LARGEST_CORRECTION = 0.5  # of a region's contrast by what the map says of its area
+
+SUMS = (
+    "n", "raw", "template", "variance",  # over the region's pixels in view
+    "crystal", "raw_l", "ll", "noise_ll", "l", "l_template", "v_ll", "contrast", "contrast_ll",  # where lattice is
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Observables:
-    """Of one frame, each (regions,): NaN where a region has too little to measure.
+    """Of one frame (regions,) or several (t, regions): NaN where a region has too little to measure.
 
     `signal` is the mean above the dark level [counts], `signal_ratio` the same over the template's mean on the same
     pixels; `lattice` the amplitude over the intact lattice's. σ is from shot and readout noise.
@@ -56,49 +65,85 @@ def measure_frame(
     regions: RegionSet,
 ) -> Observables:
     """Observables of frame `index`, whose affine is (3, 3) and whose contrast map is (1, Y, X)."""
+    return observe(sum_frame(source, index, frame_from_reference, contrast, template, regions), regions.membership)
+
+
+def sum_frame(
+    source: FrameSource,
+    index: int,
+    frame_from_reference: Tensor,
+    contrast: Tensor,
+    template: Template,
+    regions: RegionSet,
+) -> dict[str, np.ndarray]:
+    """Sums over the pixels of each atom in frame `index`, (atoms,) each, by the names in SUMS."""
     raw = source.raw(index)
     own = prepare_frames(raw, source.scales)
     seen = template.on_frame(frame_from_reference)
     others = (seen.count - 1).clamp_min(1e-3)
     usable = seen.inside & (seen.count > 1.5)
-    intact = ((seen.contrast - sample_linear(contrast, seen.y, seen.x)) / others).clamp_min(LEAST_CONTRAST)
+    own_contrast = sample_linear(contrast, seen.y, seen.x)
+    intact = ((seen.contrast - own_contrast) / others).clamp_min(LEAST_CONTRAST)
     lattice = ((seen.mean - seen.base) * seen.count - own.lattice) / others / intact
-    base = (seen.base * seen.count - own.base) / others
-    mean = seen.mean
-    variance = source.noise.variance(mean.clamp_min(0))
-    label = _labels(seen.y, seen.x, usable, regions)
-    total = lambda image: _sum_by_label(image, label, regions)
-    lattice_label = _labels(seen.y, seen.x, usable & seen.crystal, regions)
-    lattice_total = lambda image: _sum_by_label(image, lattice_label, regions)
-    n = total(torch.ones_like(raw))
+    variance = source.noise.variance(seen.mean.clamp_min(0))
+    label = atoms_of_pixels(seen.y, seen.x, usable, regions)
+    crystal_label = atoms_of_pixels(seen.y, seen.x, usable & seen.crystal, regions)
+    energy = lattice_noise_energy(source.scales)
+    everywhere = {"n": torch.ones_like(raw), "raw": raw, "template": seen.mean, "variance": variance}
+    on_crystal = {
+        "crystal": torch.ones_like(raw), "raw_l": (raw - own.base) * lattice, "ll": lattice * lattice,
+        "noise_ll": energy * variance / others / intact**2, "l": lattice, "l_template": seen.mean - seen.base,
+        "v_ll": variance * lattice**2, "contrast": own_contrast, "contrast_ll": own_contrast * lattice**2,
+    }  # fmt: skip
+    sums = {name: sum_by_atom(image, label, regions) for name, image in everywhere.items()}
+    return sums | {name: sum_by_atom(image, crystal_label, regions) for name, image in on_crystal.items()}
+
+
+def observe(sums: dict[str, np.ndarray], membership: np.ndarray) -> Observables:
+    """Observables of regions from sums (atoms,) or (t, atoms); `membership` is (regions, atoms)."""
+    r = region_sums(sums, membership)
     with np.errstate(divide="ignore", invalid="ignore"):
-        sum_template = total(mean)
-        ratio = total(raw) / sum_template
-        ratio_sigma = np.sqrt(total(variance)) / sum_template
-        bb, bl, ll = lattice_total(base * base), lattice_total(base * lattice), lattice_total(lattice * lattice)
-        tilt = bl / bb
-        noise_in_template = lattice_noise_energy(source.scales) * lattice_total(variance / others / intact**2)
-        energy = ll - tilt * bl - noise_in_template
-        slope = (lattice_total(raw * lattice) - tilt * lattice_total(raw * base)) / energy
-        spread = (
-            lattice_total(variance * lattice**2)
-            - 2 * tilt * lattice_total(variance * base * lattice)
-            + tilt**2 * lattice_total(variance * base**2)
-        )
-        slope_sigma = np.sqrt(spread) / energy
-        measurable = (energy > 0) & (slope_sigma < 1)
+        fit = lattice_fit(r)
+        slope, sigma = fit["slope"], np.sqrt(fit["spread"]) / fit["energy"]
+        measurable = (fit["energy"] > 0) & (sigma < 1)
+        joint = measurable.all(0) if measurable.ndim > 1 else measurable
+        kappa, own = np.where(joint, slope, 0.0), np.where(joint, 1.0, 0.0)
+        expected = r["template"] - own * r["l_template"]
+        ratio = (r["raw"] - kappa * r["l"]) / expected
+        ratio_sigma = np.sqrt(r["variance"] + np.where(joint, (sigma * r["l"]) ** 2, 0.0)) / expected
+        correction = area_correction(r)
+        signal = r["raw"] / np.maximum(r["n"], 1)
     blank = lambda values, good: np.where(good, values, np.nan)
     return Observables(
-        signal=blank(total(raw) / np.maximum(n, 1), n > 0),
-        signal_ratio=blank(ratio, sum_template > 0),
-        signal_ratio_sigma=blank(ratio_sigma, sum_template > 0),
-        lattice=blank(slope, measurable),
-        lattice_sigma=blank(slope_sigma, measurable),
-        n_px=n.astype(np.int64),
+        signal=blank(signal, r["n"] > 0),
+        signal_ratio=blank(ratio, expected > 0),
+        signal_ratio_sigma=blank(ratio_sigma, expected > 0),
+        lattice=blank(slope * correction, measurable),
+        lattice_sigma=blank(sigma * correction, measurable),
+        n_px=r["n"].round().astype(np.int64),
     )
 
 
-def _labels(y: Tensor, x: Tensor, usable: Tensor, regions: RegionSet) -> Tensor:
+def region_sums(sums: dict[str, np.ndarray], membership: np.ndarray) -> dict[str, np.ndarray]:
+    """Sums over regions, (…, regions)."""
+    weights = membership.astype(float).T
+    return {name: np.asarray(values, float) @ weights for name, values in sums.items()}
+
+
+def lattice_fit(r: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Amplitude of the lattice from sums of any shape: energy, slope and the variance of the slope's numerator."""
+    energy = r["ll"] - r["noise_ll"]
+    return {"energy": energy, "slope": r["raw_l"] / energy, "spread": r["v_ll"]}
+
+
+def area_correction(r: dict[str, np.ndarray]) -> np.ndarray:
+    """Mean of the contrast map over the area of each region, over its mean weighted by the lattice."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        factor = (r["contrast"] / r["crystal"]) / (r["contrast_ll"] / r["ll"])
+    return np.clip(np.where(np.isfinite(factor), factor, 1.0), 1 - LARGEST_CORRECTION, 1 + LARGEST_CORRECTION)
+
+
+def atoms_of_pixels(y: Tensor, x: Tensor, usable: Tensor, regions: RegionSet) -> Tensor:
     """Atom number of each raw pixel, the last number for pixels that belong to none."""
     atoms = torch.as_tensor(regions.atoms, device=y.device)
     none = regions.membership.shape[1]
@@ -108,7 +153,8 @@ def _labels(y: Tensor, x: Tensor, usable: Tensor, regions: RegionSet) -> Tensor:
     return torch.where(usable & (label >= 0), label, none)
 
 
-def _sum_by_label(image: Tensor, label: Tensor, regions: RegionSet) -> np.ndarray:
+def sum_by_atom(image: Tensor, label: Tensor, regions: RegionSet) -> np.ndarray:
+    """Sums (atoms,) of an image over the pixels of each atom, as `atoms_of_pixels` labels them."""
     n_atoms = regions.membership.shape[1]
     sums = torch.bincount(label.flatten(), weights=image.flatten().double(), minlength=n_atoms + 1)[:n_atoms]
-    return regions.membership.astype(float) @ sums.cpu().numpy()
+    return sums.cpu().numpy()

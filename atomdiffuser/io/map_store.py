@@ -26,6 +26,7 @@ from atomdiffuser.io.store import (
     replacing_folder,
     time_step,
     to_json,
+    write_array,
 )
 
 MAP_NAMES = ("intensity", "contrast", "intensity_sigma", "contrast_sigma", "coverage")
@@ -117,6 +118,62 @@ def create_maps(
             },
             longest=None,
         )
+
+
+def write_still_maps(
+    path: str | Path,
+    maps: Mapping[str, np.ndarray],
+    *,
+    stride: int,
+    pixel_size_nm: tuple[float, float] | None,
+    attributes: Mapping[str, Any] | None = None,
+) -> None:
+    """Write maps (Y', X') that say one thing of a whole series, such as a rate, each as an OME-Zarr image.
+
+    Parameters
+    ----------
+    stride
+        Pixels of the reference frame per sample, along each axis [px].
+    pixel_size_nm
+        Of the reference frame, along (y, x) [nm]; None when unknown.
+    """
+    with replacing_folder(Path(path)) as partial:
+        root = zarr.open_group(partial, mode="w", zarr_format=3)
+        for name, values in maps.items():
+            group = root.create_group(name)
+            described = multiscales(name, [("0", stride)], None, pixel_size_nm)
+            image = described["multiscales"][0]
+            image["axes"] = image["axes"][1:]  # no time
+            for dataset in image["datasets"]:
+                for transform in dataset["coordinateTransformations"]:
+                    kind = transform["type"]
+                    transform[kind] = transform[kind][1:]
+            group.attrs["ome"] = described
+            write_array(group, "0", np.asarray(values, np.float32), [ZstdCodec(level=COMPRESSION_LEVEL)])
+        root.attrs[ROOT_KEY] = to_json(
+            {
+                **(attributes or {}),
+                "kind": "still_maps",
+                "version": __version__,
+                "map_stride": stride,
+                "pixel_size_nm": pixel_size_nm,
+            },
+            longest=None,
+        )
+
+
+def read_still_maps(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Maps by name, in memory, and the attributes of what `write_still_maps` wrote.
+
+    Raises StoreError when they are missing or incomplete.
+    """
+    path = Path(path)
+    attributes = read_attributes(path, kind="still_maps")
+    try:
+        names = sorted(name for name, _ in zarr.open_group(path, mode="r").groups())
+        return {name: zarr.open_array(path / name / "0", mode="r")[...] for name in names}, attributes
+    except (OSError, KeyError, ValueError) as error:
+        raise StoreError(f"{path}: incomplete maps ({error}); run the damage stage again") from error
 
 
 @dataclass(frozen=True)

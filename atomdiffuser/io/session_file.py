@@ -9,6 +9,9 @@ session.yaml::
         dwell_s: 2.0e-6
         excluded_frames: [0, 10-14]
         conditions: {temperature_K: 300, coating: carbon}
+        regions:
+          - {name: interface, polygon: [[0, 40], [0, 60], [200, 60], [200, 40]], unit: px}
+          - {file: regions.geojson, unit: nm}
 
 series.tsv lists the series to process, one a line: a column `series`, further ones named like the keys above, and
 `conditions.<name>`. Series that it does not list are skipped.
@@ -31,6 +34,21 @@ from atomdiffuser.errors import SettingsError
 SESSION_FILE, SERIES_SHEET = "session.yaml", "series.tsv"
 
 _POSITIVE = {"type": "number", "exclusiveMinimum": 0}
+_POINT = {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}
+_REGION = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "minLength": 1, "description": "Name of the region, or of the first of its file"},
+        "file": {
+            "type": "string",
+            "minLength": 1,
+            "description": "GeoJSON, napari shapes CSV, or a label image (TIFF, PNG, NPY) inside the session folder",
+        },
+        "polygon": {"type": "array", "items": _POINT, "minItems": 3, "description": "Corners [y, x]"},
+        "unit": {"enum": ["px", "nm"], "description": "Of the corners; label images are in pixels"},
+    },
+    "additionalProperties": False,
+}
 _OVERRIDES: dict[str, dict[str, Any]] = {
     "probe_current_pA": {**_POSITIVE, "description": "Beam current in the probe [pA]"},
     "dwell_s": {**_POSITIVE, "description": "Time per pixel [s]"},
@@ -42,6 +60,14 @@ _OVERRIDES: dict[str, dict[str, Any]] = {
     "dark_level": {"type": "number", "description": "Detector counts without beam"},
     "gain_e": {**_POSITIVE, "description": "Electrons per count"},
     "beam_energy_kV": {**_POSITIVE, "description": "Acceleration voltage [kV]"},
+    "probe_size_nm": {**_POSITIVE, "description": "Diameter of the probe, full width at half maximum [nm]"},
+    "probe_current_sigma_percent": {
+        "type": "number",
+        "minimum": 0,
+        "maximum": 100,
+        "description": "1 σ of the beam current's calibration [%]",
+    },
+    "regions": {"type": "array", "items": _REGION, "description": "Regions to report on, beside those of the settings"},
     "detector": {"type": "string", "minLength": 1, "description": "Name of the detector"},
     "drift_channel": {
         "type": "string",
@@ -61,6 +87,9 @@ _OVERRIDES: dict[str, dict[str, Any]] = {
         "description": "What was varied, name to text or number, such as temperature_K or coating",
     },
 }
+
+DAMAGE_KEYS = ("regions", "probe_size_nm", "probe_current_sigma_percent")
+"""Keys that the damage stage reads; the others describe the frames."""
 
 
 def session_schema() -> dict[str, Any]:
@@ -166,6 +195,11 @@ def _validate(values: Mapping[str, Any], source: str) -> None:
     tables = {"defaults": values.get("defaults", {})}
     tables |= {f"series.{name}": table for name, table in values.get("series", {}).items()}
     for where, table in tables.items():
+        for number, region in enumerate(table.get("regions", ())):
+            if ("file" in region) == ("polygon" in region):
+                raise SettingsError(f"{source}: {where}.regions.{number}: give either a file or a polygon")
+            if "polygon" in region and "name" not in region:
+                raise SettingsError(f"{source}: {where}.regions.{number}: a polygon needs a name")
         for key, value in table.items():
             for item in value if isinstance(value, list) else [value]:
                 if isinstance(item, float) and not math.isfinite(item):
@@ -211,7 +245,10 @@ def _numbers(table: Any, *, deep: bool) -> Any:
         return table
     if deep:
         return {k: _numbers({} if v is None else v, deep=False) for k, v in table.items()}
-    return {k: _number(v) if k in _OVERRIDES and k not in ("detector", "conditions") else v for k, v in table.items()}
+    return {
+        k: _number(v) if k in _OVERRIDES and k not in ("detector", "conditions", "regions") else v
+        for k, v in table.items()
+    }
 
 
 def _number(value: Any) -> Any:

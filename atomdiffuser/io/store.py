@@ -230,7 +230,7 @@ def read_attributes(path: str | Path, *, kind: str | None = None) -> dict[str, A
 
 
 def _stage(path: Path) -> str:
-    return {"aligned": "align", "decay": "decay"}.get(path.name.split(".")[0], "convert")
+    return {"aligned": "align", "decay": "decay", "damage_maps": "damage"}.get(path.name.split(".")[0], "convert")
 
 
 def _write_zspy_groups(

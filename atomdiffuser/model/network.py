@@ -115,9 +115,7 @@ class AtomDiffuser(nn.Module):
         rates, log_sigma = t * fields[:, :2], fields[:, 2:4] + t.clamp_min(1e-6).log()
         limits = torch.tensor(LARGEST_DOUBT, device=frames.device).log()
         known = fields[:, 4:] < limits[:, None, None]
-        return PairPrediction(
-            drift, normal, probability, rates, log_sigma, known, frames.overlap(drift), frames.shape
-        )
+        return PairPrediction(drift, normal, probability, rates, log_sigma, known, frames.overlap(drift), frames.shape)
 
     @torch.no_grad()
     def predict(

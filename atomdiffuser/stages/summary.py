@@ -1,4 +1,4 @@
-"""Results of all series → summary.html and summary.csv."""
+"""Results of all series → summary.html, summary.csv, samples.csv and comparison.csv."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from atomdiffuser.io.tables import write_table
 from atomdiffuser.report.comparison import open_comparison
 from atomdiffuser.report.results import write_page
 from atomdiffuser.report.session_page import COLUMNS, SessionRow, analysed_row, session_page, session_table
+from atomdiffuser.stages.compare import compare
 
 if TYPE_CHECKING:
     from atomdiffuser.io.discovery import SeriesEntry
 
 
 def summary(results: Path, entries: Sequence[SeriesEntry], html: Path, table: Path, settings: ReportSettings) -> int:
-    """Write the page and the table of a session.
+    """Write the page and the tables of a session; samples.csv and comparison.csv go beside `table`.
 
     Parameters
     ----------
@@ -37,6 +38,7 @@ def summary(results: Path, entries: Sequence[SeriesEntry], html: Path, table: Pa
     """
     rows = [_row(Path(results), entry, settings) for entry in entries]
     write_table(session_table(rows), Path(table), "summary", columns=COLUMNS)
+    compare(Path(results), entries, Path(table).with_name("samples.csv"), Path(table).with_name("comparison.csv"))
     comparison = open_comparison(Path(results))
     page = session_page(rows, settings, page=Path(html), table=Path(table), comparison=comparison)
     write_page(Path(html), page)

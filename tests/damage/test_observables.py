@@ -15,7 +15,8 @@ from atomdiffuser import geometry as g
 from atomdiffuser.config import DamageSettings
 from atomdiffuser.damage import analysis as analysis_module
 from atomdiffuser.damage import observables as observables_module
-from atomdiffuser.damage.analysis import fit_critical_fluence, measure_damage
+from atomdiffuser.damage.analysis import measure_damage, measure_regions
+from atomdiffuser.damage.fitting import Scales, fit_regions
 from atomdiffuser.damage.observables import measure_frame
 from atomdiffuser.damage.regions import grid_regions
 from atomdiffuser.estimation.frame_source import FrameSource
@@ -105,13 +106,10 @@ def test_local_loss_shows_in_its_region() -> None:
     assert np.argmax(found) == np.argmax(true) == 1
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a region of eight columns shows the decay at its columns, the truth is averaged over all of it"
-)
 def test_local_loss_has_its_size() -> None:
-    """A region is off by 0.1 and more, with a σ of 0.01."""
+    """Regions of eight columns, which sample a decay that is steep between them."""
     found, true = local_loss()
-    assert np.abs(found - true).max() < 0.08
+    assert np.abs(found - true).max() < 0.07 and rms(found - true) < 0.04
 
 
 def test_gain_of_a_frame_goes_into_the_signal_alone_as_a_ratio() -> None:
@@ -129,14 +127,16 @@ def test_a_frame_is_left_out_of_its_own_template(monkeypatch) -> None:
     frames[-1] = np.random.default_rng(0).poisson(frames[0].mean(), SHAPE)
     src, used, honest = source(frames), [], []
 
-    def recording(source, index, affine, contrast, template, regions):
-        used.append((contrast, template))
-        honest.append(measure_frame(source, index, affine, contrast, template, regions))
-        return honest[-1]
+    sum_frame = observables_module.sum_frame
 
-    monkeypatch.setattr(analysis_module, "measure_frame", recording)
+    def recording(source, index, affine, contrast, template, regions):
+        used.append((contrast, template, regions))
+        honest.append(measure_frame(source, index, affine, contrast, template, regions))
+        return sum_frame(source, index, affine, contrast, template, regions)
+
+    monkeypatch.setattr(analysis_module, "sum_frame", recording)
     measure_damage(src, affines, np.ones(N, bool), 0, REGIONS, SETTINGS)
-    (contrast, template), last = used[-1], honest[-1]
+    (contrast, template, regions), last = used[-1], honest[-1]
     assert np.all(np.abs(last.lattice / last.lattice_sigma) < 4.5)
     prepared, place = observables_module.prepare_frames, torch.as_tensor(affines[-1])
 
@@ -145,7 +145,7 @@ def test_a_frame_is_left_out_of_its_own_template(monkeypatch) -> None:
         return dataclasses.replace(prepared(raw, scales), lattice=seen.mean - seen.base, base=seen.base)
 
     monkeypatch.setattr(observables_module, "prepare_frames", nothing_of_its_own)
-    naive = measure_frame(src, N - 1, place, contrast, template, REGIONS)
+    naive = measure_frame(src, N - 1, place, contrast, template, regions)
     assert naive.lattice[0] > 4.5 * last.lattice_sigma[0] and naive.lattice[0] > 3 * abs(last.lattice[0])
 
 
@@ -222,12 +222,19 @@ def test_progress_reaches_its_total() -> None:
 # --- from observables to critical fluence ---------------------------------------------------------
 
 
+def fitted(s, valid=None, settings=SETTINGS) -> pd.DataFrame:
+    """critical_fluence.csv of a simulated series."""
+    valid = np.ones(N, bool) if valid is None else valid
+    src = source(s)
+    found = measure_regions(src, s.frame_from_reference, valid, 0, REGIONS, settings)
+    x = np.repeat(2000.0 * np.arange(1, N + 1)[:, None], len(REGIONS.regions), 1)
+    scales = Scales(src.scales.filter_px, src.scales.period_px, np.zeros(N))
+    return fit_regions(found, x, "e_per_A2", settings, scales, fluence_systematic_percent=7.0).critical_fluence
+
+
 @pytest.fixture(scope="module")
 def fits() -> pd.DataFrame:
-    s = simulated(witness="contrast")
-    table = measured(s)
-    axis = pd.Series(2000.0 * (table["frame"] + 1), index=table.index)
-    return fit_critical_fluence(table, axis, "e_per_A2", REGIONS, SETTINGS)
+    return fitted(simulated(witness="contrast"))
 
 
 def test_the_critical_fluence_of_the_simulation_is_recovered(fits) -> None:
@@ -239,19 +246,50 @@ def test_the_critical_fluence_of_the_simulation_is_recovered(fits) -> None:
     assert held.mean() >= 0.7 and whole["critical_fluence_lo95"] < 10000 < whole["critical_fluence_hi95"] * 1.02
     assert whole["loss_percent"] == pytest.approx(100 * (1 - np.exp(-1.2)), abs=3) and whole["onset_frame"] == 1
     assert whole["unit"] == "e_per_A2" and whole["n_frames"] == N and whole["span"] == 12000
+    assert whole["changed"] and whole["mechanism"] == "amorphisation" and "falls to 1/e at" in whole["verdict"]
+    assert whole["half_fluence"] == pytest.approx(10000 * np.log(2), rel=0.1)
+    assert whole["usable_last_frame"] == 0 and whole["fluence_systematic_percent"] == 7.0
+    assert whole["rate_percent_per_1000"] == pytest.approx(10.0, rel=0.08)
 
 
 def test_what_does_not_change_has_a_bound_that_holds(fits) -> None:
     intensity = fits[fits["witness"] == "intensity"]
     assert intensity["lower_bound"].all() and (intensity["critical_fluence"] > 50000).all()
-    assert (intensity["loss_percent"].abs() < 2).all()
+    assert (intensity["loss_percent"].abs() < 2).all() and not intensity["changed"].any()
+    assert intensity["verdict"].str.contains("no change above").all()
+    assert (intensity["usable_text"] == f"sum frames 0–{N - 1}").all()
+
+
+def test_loss_of_mass_is_told_from_amorphisation() -> None:
+    rows = fitted(simulated(witness="both"))
+    assert (rows["mechanism"] == "mass loss").all()
+    order = rows[rows["witness"] == "crystallinity"]
+    assert order["lower_bound"].all() and (order["loss_percent"].abs() < 10).all()
+    assert not rows[(rows["witness"] == "intensity") & (rows["region"] == "whole")]["lower_bound"].any()
+
+
+def test_a_fluctuating_beam_is_told_from_damage() -> None:
+    """Each frame ±10 %: the contrast of material that keeps its mass is taken over the intensity."""
+    s = simulated(witness="contrast")
+    gain = np.array([1.0, 1.1, 0.92, 1.08, 0.9, 1.05, 0.95])
+    shaken = dataclasses.replace(
+        s.series, frames=np.random.default_rng(3).poisson(s.expected * gain[:, None, None]).astype(np.uint16)
+    )
+    rows = fitted(dataclasses.replace(s, series=shaken)).set_index(["region", "witness"])
+    whole = rows.loc[("whole", "contrast")]
+    assert whole["critical_fluence"] == pytest.approx(10000, rel=0.08)
+    assert whole["gain_ambiguity_percent"] > 2 and rows.loc[("whole", "crystallinity"), "gain_ambiguity_percent"] == 0
+    assert not rows.loc[("whole", "intensity"), "changed"] and whole["mechanism"] == "amorphisation"
+
+
+def test_a_region_of_too_few_pixels_says_so() -> None:
+    rows = fitted(simulated(witness="contrast"), settings=DamageSettings(min_region_px=5000))
+    small = rows[rows["region"] != "whole"]
+    assert small["verdict"].str.startswith("too few pixels").all() and not small["changed"].any()
+    assert rows[rows["region"] == "whole"]["changed"].any()
 
 
 def test_a_table_without_values_gives_rows_without_curves() -> None:
-    s = simulated()
-    table = measured(s, valid=np.r_[True, np.zeros(N - 1, bool)])
-    rows = fit_critical_fluence(
-        table, pd.Series(np.arange(len(table)), index=table.index, dtype=float), "frame", REGIONS, SETTINGS
-    )
-    assert len(rows) == 2 * len(REGIONS.regions) and (rows["model"] == "none").all() and rows["lower_bound"].all()
-    assert (rows["onset_frame"] == -1).all()
+    rows = fitted(simulated(), valid=np.r_[True, np.zeros(N - 1, bool)])
+    assert len(rows) == 3 * len(REGIONS.regions) and (rows["model"] == "none").all() and rows["lower_bound"].all()
+    assert (rows["onset_frame"] == -1).all() and not rows["changed"].any()

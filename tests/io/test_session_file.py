@@ -5,7 +5,7 @@ import pytest
 
 from atomdiffuser.errors import SettingsError
 from atomdiffuser.io.readers import OVERRIDES
-from atomdiffuser.io.session_file import read_session_file, session_schema
+from atomdiffuser.io.session_file import DAMAGE_KEYS, read_session_file, session_schema
 
 
 @pytest.fixture
@@ -136,4 +136,31 @@ def test_the_schema_is_valid_closed_described_and_matches_what_readers_take():
     overrides = schema["properties"]["defaults"]
     assert overrides["additionalProperties"] is False
     assert all(p["description"] for p in overrides["properties"].values())
-    assert set(overrides["properties"]) - {"skip", "conditions", "drift_channel"} <= set(OVERRIDES)
+    others = {"skip", "conditions", "drift_channel", *DAMAGE_KEYS}  # read by discovery and by the damage stage
+    assert set(overrides["properties"]) - others <= set(OVERRIDES)
+
+
+@pytest.mark.parametrize(
+    ("region", "message"),
+    [
+        ("{name: a}", "give either a file or a polygon"),
+        ("{file: a.csv, polygon: [[0, 0], [0, 1], [1, 1]]}", "give either a file or a polygon"),
+        ("{polygon: [[0, 0], [0, 1], [1, 1]]}", "a polygon needs a name"),
+        ("{name: a, polygon: [[0, 0], [0, 1]]}", "polygon"),
+        ("{name: a, polygon: [[0, 0], [0, 1], [1, 1]], unit: mm}", "unit"),
+    ],
+)
+def test_regions_are_checked_before_anything_runs(tmp_path, region, message) -> None:
+    (tmp_path / "session.yaml").write_text(f"defaults:\n  regions: [{region}]\n")
+    with pytest.raises(SettingsError, match=message):
+        read_session_file(tmp_path)
+
+
+def test_regions_reach_their_series(tmp_path) -> None:
+    (tmp_path / "session.yaml").write_text(
+        "series:\n  a.dm4:\n    probe_size_nm: 0.1\n    regions:\n"
+        "      - {name: a, polygon: [[0, 0], [0, 9], [9, 9]], unit: px}\n      - {file: roi.geojson, unit: nm}\n"
+    )
+    found = read_session_file(tmp_path).overrides(["a.dm4"])
+    assert found["regions"][0]["polygon"][1] == [0, 9] and found["regions"][1]["file"] == "roi.geojson"
+    assert found["probe_size_nm"] == 0.1

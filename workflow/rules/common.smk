@@ -16,6 +16,7 @@ try:
     from atomdiffuser.cli_progress import IN_JOB
     from atomdiffuser.errors import AtomDiffuserError
     from atomdiffuser.io.discovery import discover
+    from atomdiffuser.io.session_file import DAMAGE_KEYS
     from atomdiffuser.workflow.closing import closing_text, run_command, summary_command
     from atomdiffuser.workflow.code_hash import code_hash, weights_fingerprint
     from atomdiffuser.workflow.config_file import read_config
@@ -73,6 +74,8 @@ OF_SERIES = f"{RESULTS}{{series}}/"
 SUMMARY_HTML = f"{RESULTS}summary.html"
 SUMMARY_TABLE = f"{RESULTS}summary.csv"
 SUMMARY_LOG = FOLDERS.relative(FOLDERS.results / LOG)
+SAMPLES_TABLE = f"{RESULTS}samples.csv"
+COMPARISON_TABLE = f"{RESULTS}comparison.csv"
 
 FRAMES = f"{OF_SERIES}frames.ome.zarr/zarr.json"
 TRAJECTORY = f"{OF_SERIES}trajectory.parquet"
@@ -104,8 +107,9 @@ def names_of_series(wildcards):
     arguments = {"--series-id": entry.series_id, "--name": entry.name}
     if entry.signal is not None:
         arguments["--signal"] = str(entry.signal)
-    if entry.overrides:
-        arguments["--overrides"] = json.dumps(entry.overrides, sort_keys=True, ensure_ascii=False)
+    overrides = {k: v for k, v in entry.overrides.items() if k not in DAMAGE_KEYS}
+    if overrides:
+        arguments["--overrides"] = json.dumps(overrides, sort_keys=True, ensure_ascii=False)
     if entry.fingerprint:
         arguments["--fingerprint"] = entry.fingerprint
     return [text for pair in arguments.items() for text in pair]
@@ -115,6 +119,23 @@ def drift_of_other_channel(wildcards):
     """The trajectory that a channel takes over from another of its acquisition; none when it measures its own."""
     other = SERIES[wildcards.series].drift_from
     return [TRAJECTORY.format(series=other)] if other and SETTINGS.register.channels == "shared" else []
+
+
+def damage_options(wildcards):
+    """Arguments that say what session.yaml knows of a series' regions, probe and current."""
+    overrides = SERIES[wildcards.series].overrides
+    options = {k: overrides[k] for k in DAMAGE_KEYS if k in overrides}
+    if not options:
+        return []
+    session = FOLDERS.relative(FOLDERS.session) or "."
+    return ["--options", json.dumps(options, sort_keys=True, ensure_ascii=False), "--session", session]
+
+
+def region_files(wildcards):
+    """Files of a series' regions that are there; the job says what is wrong with the others."""
+    given = SERIES[wildcards.series].overrides.get("regions", ())
+    paths = [FOLDERS.session / region["file"] for region in given if "file" in region]
+    return [FOLDERS.relative(path) for path in paths if path.is_file() and "{" not in str(path)]
 
 
 def names_of_report(wildcards):

@@ -1,4 +1,4 @@
-# Raw frames, trajectory and maps → damage of each region, critical fluence.
+# Raw frames, trajectory and maps → damage of each region, kinetics, critical fluence, spots, columns, exposure, maps.
 
 
 rule damage:
@@ -6,10 +6,17 @@ rule damage:
         frames=FRAMES,
         trajectory=TRAJECTORY,
         decay=DECAY,
+        regions=region_files,
     output:
         table=f"{OF_SERIES}damage.parquet",
         csv=f"{OF_SERIES}damage.csv",
         critical_fluence=f"{OF_SERIES}critical_fluence.csv",
+        kinetics=f"{OF_SERIES}kinetics.csv",
+        spots=f"{OF_SERIES}spots.parquet",
+        spot_fluence=f"{OF_SERIES}spot_fluence.csv",
+        columns=f"{OF_SERIES}columns.parquet",
+        exposure=f"{OF_SERIES}exposure.csv",
+        maps=f"{OF_SERIES}damage_maps.zarr/zarr.json",
     log:
         f"{OF_SERIES}logs/damage.log",
     benchmark:
@@ -21,6 +28,7 @@ rule damage:
         mem_mb=4000,
         runtime=120,
     params:
+        options=damage_options,
         settings=FLAGS["damage"],
         status=STATUS,
         code=CODE["damage"],
@@ -28,5 +36,5 @@ rule damage:
         "{wildcards.series}: fitting damage against fluence"
     shell:
         "python -m atomdiffuser damage {input.frames:q} {input.trajectory:q} {input.decay:q} {output.table:q}"
-        " {output.critical_fluence:q} {params.settings:q}"
+        " {output.critical_fluence:q} {params.options:q} {params.settings:q}"
         " --threads {threads} --status {params.status:q} --log {log:q}"

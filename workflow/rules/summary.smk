@@ -1,4 +1,5 @@
-# All series → one page and one table. The list of series is an input: one that came, went or is skipped changes it.
+# All series → one page, one table and their comparison. The list of series is an input: one that came, went or is
+# skipped changes it.
 
 
 rule summary:
@@ -18,6 +19,8 @@ rule summary:
             category="Session",
             labels={"session": "all series", "kind": "table"},
         ),
+        samples=SAMPLES_TABLE,
+        comparison=COMPARISON_TABLE,
     log:
         SUMMARY_LOG,
     benchmark:

@@ -1,0 +1,338 @@
+"""Atomic columns followed one by one, where they are resolved: brightness, and motion that drift does not explain.
+
+Columns are the maxima of the template, the mean of all aligned frames. In each raw frame a column's neighbourhood is
+
+    I − ⟨I⟩ = c + a·[(T − B) − d_y·∂T/∂y − d_x·∂T/∂x]
+
+with local means ⟨I⟩ and B, and the template T moved there: a linear fit for amplitude a and displacement d, whose noise
+follows from the counts. The template is a little blurred against a frame; a factor from its spectrum corrects d. What
+all columns of a frame share is drift that was left over, and is taken out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import scipy.ndimage
+import scipy.spatial
+import torch
+
+from atomdiffuser.damage.analysis import Measurement
+from atomdiffuser.damage.spots import sampled
+from atomdiffuser.damage.template import Template
+from atomdiffuser.estimation.frame_source import FrameSource
+from atomdiffuser.interpolation import filter_separable, sample_spline
+
+LEAST_HEIGHT = 0.25  # over the local mean, as a share of a bright column's
+LEAST_SIGNIFICANCE = 6.0  # of a column in the template
+LEAST_SPACING_PX = 5.0
+MOST_COLUMNS = 20000
+LARGEST_SIGMA_PX = 1.0  # of a displacement in one frame, above which it says nothing
+LOST = 0.3  # share of a column's brightness, against what the others kept
+HOPPED = 0.2  # of the distance between columns
+CERTAIN = 4.0  # standard deviations of a displacement
+DIFFERENCE = torch.tensor([0.5, 0.0, -0.5], dtype=torch.float64)
+TABLE = (
+    "column", "region", "y_px", "x_px", "y_nm", "x_nm", "intensity", "amplitude_first", "amplitude_last", "msd_px2",
+    "msd_sigma_px2", "msd_nm2", "displacement_y_px", "displacement_x_px", "state", "n_frames",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ColumnTracks:
+    """n columns at `position_px` (n, 2) on the reference grid, in each of t frames.
+
+    `intensity` (t, n) mean counts around a column, `amplitude` (t, n) over the template's with its σ, `displacement_px`
+    (t, n, 2) against the template with `displacement_sigma_px` (t, n) per axis; NaN where a frame shows too little.
+    """
+
+    position_px: np.ndarray
+    spacing_px: float
+    intensity: np.ndarray
+    amplitude: np.ndarray
+    amplitude_sigma: np.ndarray
+    displacement_px: np.ndarray
+    displacement_sigma_px: np.ndarray
+
+    def msd(self) -> tuple[np.ndarray, np.ndarray]:
+        """(n,) mean square displacement about each column's mean place, noise subtracted, and its 1 σ [px²]."""
+        n = np.isfinite(self.displacement_px[..., 0]).sum(0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            mean = np.nansum(self.displacement_px, 0) / n[:, None]
+            square = np.nansum(((self.displacement_px - mean) ** 2).sum(-1), 0) / (n - 1)
+            noise = 2 * np.nansum(self.displacement_sigma_px**2, 0) / n
+            sigma = np.maximum(square, noise) / np.sqrt(np.maximum(n - 1, 1))
+        enough = n >= 3
+        return np.where(enough, square - noise, np.nan), np.where(enough, sigma, np.nan)
+
+
+def find_columns(template: Template, period_px: float | None, variance: float) -> tuple[np.ndarray, float]:
+    """Places (n, 2) of columns on the reference grid, and their typical spacing [px]; none where they are unresolved.
+
+    `variance` is that of the template's typical pixel.
+    """
+    nothing = np.zeros((0, 2)), np.nan
+    if period_px is None:
+        return nothing
+    mean, base = (sampled(c)[0].cpu().numpy() for c in (template.mean_coefficients, template.base_coefficients))
+    height = np.where(template.crystal[0].cpu().numpy(), mean - base, -np.inf)
+    reach = max(2, round(0.18 * period_px))
+    top = (scipy.ndimage.maximum_filter(height, size=2 * reach + 1) == height) & np.isfinite(height)
+    margin = reach + 2
+    top[:margin], top[-margin:], top[:, :margin], top[:, -margin:] = False, False, False, False
+    if not top.any():
+        return nothing
+    bright = np.quantile(height[top], 0.9)
+    top &= height > max(LEAST_HEIGHT * bright, LEAST_SIGNIFICANCE * np.sqrt(variance))
+    rows, columns = np.nonzero(top)
+    if len(rows) < 12 or len(rows) > MOST_COLUMNS:
+        return nothing
+    places = np.stack([rows, columns], 1) + _peak_offset(mean, rows, columns)
+    spacing = float(np.median(scipy.spatial.cKDTree(places).query(places, k=2)[0][:, 1]))
+    return (places, spacing) if spacing >= LEAST_SPACING_PX else nothing
+
+
+def track_columns(
+    source: FrameSource,
+    frame_from_reference: np.ndarray,
+    measured: Measurement,
+    advance: Callable[[], None] | None = None,
+) -> ColumnTracks:
+    """Follow every column through the frames."""
+    template, t = measured.template, measured.n_frames
+    count = float(template.count.median().clamp_min(1))
+    level = float(sampled(template.base_coefficients).median())
+    blur = 1 / (4 * np.pi * source.scales.filter_px**2)
+    variance = float(source.noise.variance(torch.tensor(max(level, 0.0)))) * blur / count
+    places, spacing = find_columns(template, source.scales.period_px, variance)
+    n = len(places)
+    shape = lambda *rest: np.full((t, n, *rest), np.nan)
+    tracks = ColumnTracks(places, spacing, shape(), shape(), shape(), shape(2), shape())
+    if n == 0:
+        return tracks
+    labels = _nearest_column(places, 0.45 * spacing, source.shape)
+    gradient = [_gradient(template, axis) for axis in (0, 1)]
+    factor = _blur_factor(template, source.scales.filter_px)
+    for k in np.flatnonzero(measured.accepted.any(1)):
+        seen = template.on_frame(torch.as_tensor(frame_from_reference[k]))
+        raw = source.raw(int(k))
+        own = _labels_on_frame(labels, seen)
+        images = [torch.ones_like(raw), seen.mean - seen.base]
+        images += [-sample_spline(g, seen.y, seen.x) for g in gradient]
+        variance_px = source.noise.variance(seen.mean.clamp_min(0))
+        total = lambda image, own=own: np.bincount(own, weights=image.double().cpu().numpy().ravel(), minlength=n + 1)[
+            :n
+        ]
+        normal, spread = (np.empty((n, 4, 4)) for _ in range(2))
+        for i in range(4):
+            for j in range(i, 4):
+                product = images[i] * images[j]
+                normal[:, i, j] = normal[:, j, i] = total(product)
+                spread[:, i, j] = spread[:, j, i] = total(product * variance_px)
+        structure = raw - source.prepared([int(k)]).base  # slopes of the local mean would pass for displacements
+        right = np.stack([total(structure * image) for image in images], 1)
+        _solve_frame(tracks, k, normal, spread, right, factor, labels)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            tracks.intensity[k] = np.where(np.isfinite(tracks.amplitude[k]), total(raw) / normal[:, 0, 0], np.nan)
+        if advance:
+            advance()
+    shared = np.nanmedian(np.where(np.isfinite(tracks.displacement_px), tracks.displacement_px, np.nan), axis=1)
+    tracks.displacement_px[:] -= np.nan_to_num(shared)[:, None]
+    return tracks
+
+
+def column_table(
+    tracks: ColumnTracks, measured: Measurement, pixel_size_nm: tuple[float, float] | None
+) -> pd.DataFrame:
+    """columns.parquet."""
+    n = len(tracks.position_px)
+    if n == 0:
+        return pd.DataFrame(columns=list(TABLE))
+    first, last = _thirds(measured)
+    step = np.array(pixel_size_nm) if pixel_size_nm else np.full(2, np.nan)
+    msd, msd_sigma = tracks.msd()
+    early, late = (_mean(tracks.amplitude, part) for part in (first, last))
+    moved = _mean(tracks.displacement_px, last) - _mean(tracks.displacement_px, first)
+    return pd.DataFrame(
+        {
+            "column": np.arange(n),
+            "region": _smallest_region(tracks.position_px, measured),
+            "y_px": tracks.position_px[:, 0],
+            "x_px": tracks.position_px[:, 1],
+            "y_nm": tracks.position_px[:, 0] * step[0],
+            "x_nm": tracks.position_px[:, 1] * step[1],
+            "intensity": _mean(tracks.intensity, slice(None)),
+            "amplitude_first": early,
+            "amplitude_last": late,
+            "msd_px2": msd,
+            "msd_sigma_px2": msd_sigma,
+            "msd_nm2": msd * step.prod(),
+            "displacement_y_px": moved[:, 0],
+            "displacement_x_px": moved[:, 1],
+            "state": _states(tracks, first, last, early, late, moved),
+            "n_frames": np.isfinite(tracks.amplitude).sum(0),
+        }
+    )
+
+
+def columns_per_region(tracks: ColumnTracks, measured: Measurement) -> dict[str, np.ndarray]:
+    """(t, regions): how many columns stand above a third of their first brightness, mean counts, mean square
+    displacement against the first third of the frames.
+    """
+    t, regions = measured.n_frames, measured.regions
+    found = {
+        name: np.full((t, len(regions.regions)), np.nan) for name in ("n_columns", "column_intensity", "column_msd_px2")
+    }
+    if len(tracks.position_px) == 0:
+        return found
+    first, _ = _thirds(measured)
+    start, brightness = _mean(tracks.displacement_px, first), _mean(tracks.amplitude, first)
+    frames_in_start = np.isfinite(tracks.displacement_sigma_px[first]).sum(0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        square = ((tracks.displacement_px - start) ** 2).sum(-1)
+        noise = 2 * (tracks.displacement_sigma_px**2 + _mean(tracks.displacement_sigma_px**2, first) / frames_in_start)
+        noise[first] -= 4 * tracks.displacement_sigma_px[first] ** 2 / frames_in_start  # a frame is part of that mean
+        standing = tracks.amplitude > LOST * brightness
+    rows, columns = np.round(tracks.position_px).astype(int).T
+    for r in range(len(regions.regions)):
+        here = regions.mask(r)[rows, columns]
+        if not here.any():
+            continue
+        seen = np.isfinite(tracks.amplitude[:, here])
+        some = seen.any(1) & measured.accepted[:, r]
+        found["n_columns"][some, r] = (standing[:, here] & seen).sum(1)[some]
+        found["column_intensity"][some, r] = _mean(tracks.intensity[:, here].T, slice(None))[some]
+        found["column_msd_px2"][some, r] = _mean((square - noise)[:, here].T, slice(None))[some]
+    return found
+
+
+def msd_map(tracks: ColumnTracks, frame_shape: tuple[int, int], stride: int) -> np.ndarray:
+    """(Y', X') mean square displacement [px²] of the columns around each cell; NaN where there are none."""
+    shape = tuple(-(-n // stride) for n in frame_shape)
+    value, weight = np.zeros(shape), np.zeros(shape)
+    if len(tracks.position_px) == 0:
+        return np.full(shape, np.nan, np.float32)
+    msd, _ = tracks.msd()
+    good = np.isfinite(msd)
+    rows, columns = (tracks.position_px[good] / stride).astype(int).T
+    np.add.at(value, (rows, columns), msd[good])
+    np.add.at(weight, (rows, columns), 1.0)
+    width = 0.6 * tracks.spacing_px / stride
+    value, weight = (scipy.ndimage.gaussian_filter(v, width, truncate=3.0) for v in (value, weight))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(weight > 1e-6 * weight.max(initial=0), value / weight, np.nan).astype(np.float32)
+
+
+def _solve_frame(tracks: ColumnTracks, k: int, normal, spread, right, factor: float, labels: np.ndarray) -> None:
+    n = len(right)
+    full = np.bincount(labels.ravel() + 1, minlength=n + 1)[1:]
+    scale = np.sqrt(np.maximum(np.einsum("nii->ni", normal), 1e-300))
+    seen = (normal[:, 0, 0] >= 0.9 * full) & (np.einsum("nii->ni", normal).min(1) > 0)
+    unit = normal / scale[:, :, None] / scale[:, None, :]
+    unit[~seen] = np.eye(4)
+    inverse = np.linalg.pinv(unit, rcond=1e-8, hermitian=True) / scale[:, :, None] / scale[:, None, :]
+    solution = np.einsum("nij,nj->ni", inverse, right)
+    covariance = np.einsum("nij,njk,nkl->nil", inverse, spread, inverse)
+    amplitude, sigma = solution[:, 1], np.sqrt(np.maximum(covariance[:, 1, 1], 0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        tracks.amplitude[k], tracks.amplitude_sigma[k] = (np.where(seen, v, np.nan) for v in (amplitude, sigma))
+        place = factor * solution[:, 2:] / amplitude[:, None]
+        error = factor * np.sqrt((covariance[:, 2, 2] + covariance[:, 3, 3]) / 2) / amplitude
+    clear = seen & (amplitude > 3 * sigma) & (error < LARGEST_SIGMA_PX)
+    tracks.displacement_px[k] = np.where(clear[:, None], place, np.nan)
+    tracks.displacement_sigma_px[k] = np.where(clear, error, np.nan)
+
+
+def _states(tracks: ColumnTracks, first, last, early, late, moved) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        kept = late / early
+        spread = _mean(tracks.amplitude_sigma**2, last) / np.isfinite(tracks.amplitude_sigma[last]).sum(0)
+        error = np.sqrt(spread) / early
+        typical = np.nanmedian(kept) if np.isfinite(kept).any() else np.nan
+        lost = kept + 2 * error < LOST * typical
+        noise = sum(
+            _mean(tracks.displacement_sigma_px**2, part) / np.isfinite(tracks.displacement_sigma_px[part]).sum(0)
+            for part in (first, last)
+        )
+        length = np.hypot(*moved.T)
+        hopped = (length > HOPPED * tracks.spacing_px) & (length > CERTAIN * np.sqrt(2 * noise))
+    state = np.where(lost, "lost", np.where(hopped, "hopped", "kept"))
+    return np.where(np.isfinite(kept), state, "unseen").astype(object)
+
+
+def _thirds(measured: Measurement) -> tuple[np.ndarray, np.ndarray]:
+    """Frame numbers of the first and the last third of the valid frames."""
+    frames = np.flatnonzero(measured.accepted.any(1))
+    size = max(1, len(frames) // 3)
+    return frames[:size], frames[-size:]
+
+
+def _mean(values: np.ndarray, part) -> np.ndarray:
+    """Mean over the chosen frames (first axis) of what is known."""
+    chosen = values[part]
+    known = np.isfinite(chosen)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(known, chosen, 0).sum(0) / known.sum(0)
+
+
+def _smallest_region(position_px: np.ndarray, measured: Measurement) -> np.ndarray:
+    regions, sizes = measured.regions, measured.regions.sizes_px()
+    rows, columns = np.round(position_px).astype(int).T
+    names = np.full(len(position_px), "", dtype=object)
+    for r in np.argsort(-sizes):
+        names[regions.mask(r)[rows, columns]] = regions.regions[r].name
+    return names
+
+
+def _nearest_column(places: np.ndarray, reach: float, shape: tuple[int, int]) -> np.ndarray:
+    """(Y, X) number of the column that a pixel belongs to, −1 for none."""
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    distance, number = scipy.spatial.cKDTree(places).query(
+        np.stack([rows.ravel(), columns.ravel()], 1), distance_upper_bound=reach
+    )
+    return np.where(np.isfinite(distance), number, -1).reshape(shape)
+
+
+def _labels_on_frame(labels: np.ndarray, seen) -> np.ndarray:
+    """The column of each raw pixel, flat; the last number for none."""
+    rows = seen.y.round().long().clamp(0, labels.shape[0] - 1).cpu().numpy()
+    columns = seen.x.round().long().clamp(0, labels.shape[1] - 1).cpu().numpy()
+    found = labels[rows, columns]
+    return np.where((found >= 0) & seen.inside.cpu().numpy(), found, labels.max() + 1).ravel()
+
+
+def _gradient(template: Template, axis: int) -> torch.Tensor:
+    """Spline coefficients of the template's slope along an axis."""
+    flat = torch.ones(1)
+    kernels = (DIFFERENCE, flat) if axis == 0 else (flat, DIFFERENCE)
+    return filter_separable(template.mean_coefficients - template.base_coefficients, *kernels)
+
+
+def _blur_factor(template: Template, filter_px: float) -> float:
+    """What a displacement is to be multiplied with, because the template is a frame seen through the matched filter."""
+    structure = sampled(template.mean_coefficients - template.base_coefficients)[0].cpu().numpy()
+    structure = np.where(template.crystal[0].cpu().numpy(), structure, 0.0)
+    power = np.abs(np.fft.fft2(structure)) ** 2
+    fy, fx = np.meshgrid(*(np.fft.fftfreq(m) for m in structure.shape), indexing="ij")
+    q2 = (2 * np.pi) ** 2 * (fy**2 + fx**2)
+    passed = np.exp(-0.5 * filter_px**2 * q2)
+    strong = (passed > 0.3) & (power > 0.01 * np.sort(power.ravel())[-20])
+    p, q2, passed = power[strong], q2[strong], passed[strong]
+    if not len(p):
+        return 1.0
+    amplitude = (p / passed).sum() / p.sum()
+    slope = (p * q2 / passed).sum() / (p * q2).sum()
+    return float(amplitude / slope)
+
+
+def _peak_offset(image: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """(n, 2) from pixel maxima to those of the parabola through three pixels along each axis."""
+    offsets = []
+    for dy, dx in ((1, 0), (0, 1)):
+        before, here, after = image[rows - dy, columns - dx], image[rows, columns], image[rows + dy, columns + dx]
+        curvature = before - 2 * here + after
+        offsets.append(np.where(curvature < 0, 0.5 * (before - after) / np.where(curvature < 0, curvature, -1), 0.0))
+    return np.clip(np.stack(offsets, 1), -0.5, 0.5)

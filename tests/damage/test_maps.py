@@ -1,0 +1,91 @@
+"""Maps of rate, critical fluence and onset from decay maps of known decay; their correlation length."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.ndimage
+
+from atomdiffuser.damage.maps import correlation_length_px, edge_against_interior, map_damage
+from atomdiffuser.damage.signals import PER_1000
+from atomdiffuser.errors import StoreError
+from atomdiffuser.io.map_store import DecayMaps, read_still_maps, write_still_maps
+
+SHAPE, N, X = (24, 30), 12, 2000.0 * np.arange(1, 13)
+
+
+def decay_maps(noise: float = 0.02, gain: float = 1.0) -> tuple[DecayMaps, np.ndarray]:
+    """The left third decays with F_c 20,000, the middle not at all, the right is unknown."""
+    rate = np.zeros(SHAPE)
+    rate[:, :10] = 1 / 20000
+    contrast = np.exp(-rate * (X[:, None, None] - X[0])) * gain
+    contrast = contrast + np.random.default_rng(1).normal(0, noise, contrast.shape)
+    contrast[0], sigma = 1.0, np.full(contrast.shape, noise)
+    sigma[0] = 0.0
+    contrast[:, :, 20:] = np.nan
+    arrays = dict.fromkeys(("intensity", "contrast", "coverage"), contrast)
+    return DecayMaps(**arrays, intensity_sigma=sigma, contrast_sigma=sigma, stride=4), rate
+
+
+def test_rates_and_critical_fluences_are_recovered_where_they_can_be() -> None:
+    maps, rate = decay_maps()
+    found = map_damage(maps, np.ones(N, bool), X, 0, min_span_of_critical=0.3)
+    left, middle = np.s_[:, :10], np.s_[:, 10:20]
+    assert np.nanmedian(found.rate[left]) == pytest.approx(PER_1000 / 20000, rel=0.03)
+    z = (found.rate - PER_1000 * rate)[:, :20] / found.rate_sigma[:, :20]
+    assert 0.7 < np.std(z) < 1.4
+    assert np.nanmedian(found.critical_fluence[left]) == pytest.approx(20000, rel=0.03)
+    assert np.isnan(found.critical_fluence[middle]).mean() > 0.9
+    assert np.isnan(found.rate[:, 20:]).all() and np.isnan(found.onset[:, 20:]).all()
+    assert np.nanmedian(found.onset[left]) in (1, 2) and np.isnan(found.onset[middle]).mean() > 0.9
+
+
+def test_noise_of_the_reference_frame_is_no_rate() -> None:
+    """All later frames 10 % brighter than the reference: a free amplitude takes it, the rate does not."""
+    maps, _ = decay_maps(gain=1.1)
+    found = map_damage(maps, np.ones(N, bool), X, 0, min_span_of_critical=0.3)
+    assert abs(np.nanmean(found.rate[:, 10:20])) < 0.25 * PER_1000 / 20000
+
+
+def test_too_few_frames_give_no_map() -> None:
+    maps, _ = decay_maps()
+    found = map_damage(maps, np.r_[True, True, np.zeros(N - 2, bool)], X, 0, min_span_of_critical=0.3)
+    assert np.isnan(found.rate).all()
+
+
+@pytest.mark.parametrize("width", [2.0, 4.0])
+def test_correlation_length_of_a_smooth_field(width) -> None:
+    """White noise through a Gaussian of σ is correlated as exp(−r²/4σ²): 1/e at 2σ."""
+    field = scipy.ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(320, 380)), width)
+    field[:, 320:] = np.nan
+    assert correlation_length_px(field, 4) == pytest.approx(4 * 2 * width, rel=0.15)
+    assert np.isnan(correlation_length_px(np.full((20, 20), np.nan), 4))
+    assert np.isnan(correlation_length_px(np.ones((20, 20)), 4))
+
+
+def test_edge_against_interior() -> None:
+    row = lambda name, rate: {
+        "region": name, "witness": "contrast", "rate_percent_per_1000": rate,
+        "rate_lo95": rate - 0.2, "rate_hi95": rate + 0.2,
+    }  # fmt: skip
+    table = pd.DataFrame([row("edge_0_2_nm", 4.0), row("edge_2_4_nm", 3.0), row("interior_4_nm", 2.0)])
+    found = edge_against_interior(table, 2.0)
+    assert (
+        found["ratio"] == pytest.approx(2.0) and found["p_value"] < 1e-6 and found["interior_region"] == "interior_4_nm"
+    )
+    assert edge_against_interior(table.iloc[2:], 2.0) is None
+
+
+def test_still_maps_come_back(tmp_path) -> None:
+    path, values = tmp_path / "damage_maps.zarr", np.arange(12, dtype=np.float32).reshape(3, 4)
+    write_still_maps(path, {"rate": values}, stride=4, pixel_size_nm=(0.02, 0.03), attributes={"unit": "s"})
+    maps, attributes = read_still_maps(path)
+    assert np.array_equal(maps["rate"], values) and attributes["unit"] == "s" and attributes["map_stride"] == 4
+    import zarr
+
+    image = zarr.open_group(path / "rate", mode="r").attrs["ome"]["multiscales"][0]
+    assert [a["name"] for a in image["axes"]] == ["y", "x"]
+    assert image["datasets"][0]["coordinateTransformations"][0]["scale"] == pytest.approx([0.08, 0.12])
+    with pytest.raises(StoreError, match="run the damage stage first"):
+        read_still_maps(tmp_path / "elsewhere" / "damage_maps.zarr")
