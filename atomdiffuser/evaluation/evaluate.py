@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import torch
 
 from atomdiffuser._version import __version__
-from atomdiffuser.evaluation.benchmark import BenchmarkOptions, between_frames, by_fluence
+from atomdiffuser.evaluation.benchmark import BenchmarkOptions, between_frames, by_fluence, by_pattern
 from atomdiffuser.evaluation.controlled import (
     PUBLISHED_BASELINE_ERROR,
     PUBLISHED_ERROR,
@@ -73,12 +74,18 @@ def evaluate(
         methods | {"nothing happened": nothing_happened}, options, device=device,
         progress=lambda done, total: report(f"by fluence: {done} of {total}"),
     )  # fmt: skip
+    report("by pattern")
+    pattern = by_pattern(
+        networks | oracle, replace(options, pairs=max(1, options.pairs // 2)), device=device,
+        progress=lambda done, total: report(f"by pattern: {done} of {total}"),
+    )  # fmt: skip
     report("between frames")
     between = between_frames(model, options, device=device)
     tables = {
         "controlled": pd.concat([controlled, literature]),
         "controlled_frames": rows,
         "by_fluence": fluence,
+        "by_pattern": pattern,
         "between_frames": between,
     }
 
@@ -99,6 +106,8 @@ def evaluate(
                  "statistical fit, or by the network alone. Intensity is judged where there "
                  "is a mean signal, contrast where there is lattice. Local regression is given the true drift; oracle "
                  "means that the truth chose its bandwidth."},
+        {"title": "By pattern", "name": "by_pattern", "table": pattern,
+         "text": "At 20 electrons a pixel, by the pattern of the damage."},
         {"title": "Between frames", "name": "between_frames", "table": between,
          "text": "States at τ between two frames at 20 electrons a pixel against the simulated truth, whose kinetics "
                  "two frames cannot tell: exponential, linear, and what the network learned to expect."},

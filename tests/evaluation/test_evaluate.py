@@ -13,6 +13,7 @@ from atomdiffuser.evaluation.evaluate import evaluate
 from atomdiffuser.evaluation.methods import load_baseline, local_regression, nothing_happened, oracle_regression
 from atomdiffuser.evaluation.metrics import Answer, pair_errors, summary
 from atomdiffuser.model import AtomDiffuser, ModelConfig, save_model
+from atomdiffuser.simulation.damage import PATTERNS
 
 
 def test_controlled_frames_share_image_and_pattern():
@@ -69,6 +70,8 @@ def test_whole_evaluation_writes_a_page(tmp_path):
     assert list(written.method) == list(tables["by_fluence"].method)
     nothing = written[(written.method == "nothing happened") & (written.condition == "undamaged")]
     assert float(nothing.intensity_rmse.iloc[0]) == 0.0
+    patterns = pd.read_csv(tmp_path / "page" / "by_pattern.csv")
+    assert list(patterns.pattern) == list(PATTERNS) and patterns.intensity_rmse.gt(0).all()
     between = tables["between_frames"]
     assert (between[between.tau == 0.0][["intensity_rmse", "contrast_rmse"]] == 0).all().all()
     ends = between[between.tau == 1.0].intensity_rmse
