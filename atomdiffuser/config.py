@@ -44,6 +44,10 @@ class ConvertSettings:
 class RegisterSettings:
     """Frames → pairwise drift and one trajectory."""
 
+    start: Literal["network", "correlation"] = setting(
+        "network", "Where the fit of neighbours starts: the network's look at them too, or correlation peaks alone"
+    )
+    weights: str = setting("default", "The network's weights: a name of shipped ones, or the absolute path of a file")
     lags: tuple[int, ...] = setting((1, 2, 4, 8), "Frames between the two of a pair", unit="frames", minimum=1)
     max_drift_fraction: float = setting(
         0.33, "Largest drift between neighbours, as a share of the shorter frame side", above=0.0, maximum=0.9

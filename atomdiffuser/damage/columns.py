@@ -139,8 +139,9 @@ def track_columns(
             tracks.intensity[k] = np.where(np.isfinite(tracks.amplitude[k]), total(raw) / normal[:, 0, 0], np.nan)
         if advance:
             advance()
-    shared = np.nanmedian(np.where(np.isfinite(tracks.displacement_px), tracks.displacement_px, np.nan), axis=1)
-    tracks.displacement_px[:] -= np.nan_to_num(shared)[:, None]
+    moved = np.where(np.isfinite(tracks.displacement_px), tracks.displacement_px, np.nan)
+    seen = np.isfinite(moved).any((1, 2))  # frames without a place have no column
+    tracks.displacement_px[seen] -= np.nanmedian(moved[seen], axis=1)[:, None]
     return tracks
 
 

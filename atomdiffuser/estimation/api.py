@@ -10,14 +10,17 @@ import torch
 
 from atomdiffuser import geometry
 from atomdiffuser.config import DecaySettings, RegisterSettings
-from atomdiffuser.errors import ShapeError
+from atomdiffuser.errors import SettingsError, ShapeError
+from atomdiffuser.estimation.decay import decay_estimator
 from atomdiffuser.estimation.drift import estimate_drift
 from atomdiffuser.estimation.frame_source import FrameSource, choose_device
-from atomdiffuser.estimation.local_regression import estimate_decay_maps, full_resolution
-from atomdiffuser.estimation.register import CANDIDATES, FitOptions, register_unknown
+from atomdiffuser.estimation.local_regression import full_resolution
+from atomdiffuser.estimation.predict import Predictor
+from atomdiffuser.estimation.register import CANDIDATES, FitOptions, PairRegistration, register_unknown
 from atomdiffuser.series import FrameSeries
 
 MAP_STRIDE = DecaySettings.map_stride
+MAPS = ("intensity", "contrast", "intensity_sigma", "contrast_sigma")
 
 
 @dataclass(frozen=True)
@@ -129,10 +132,13 @@ def estimate_pairs(
     gain_e: float | None = 1.0,
     time: np.ndarray | None = None,
     device: str = "auto",
+    predict: bool = True,
+    refine: bool = True,
     maps: bool = True,
     max_drift_px: float | None = None,
+    weights: str = DecaySettings.weights,
 ) -> PairEstimates:
-    """Drift and decay between frames.
+    """Drift and decay between frames: predicted by the network, the drift refined by the statistical fit.
 
     Parameters
     ----------
@@ -147,13 +153,21 @@ def estimate_pairs(
         `PairEstimates.at` their place.
     device
         "auto", "cpu" or "cuda".
+    predict
+        False leaves the network out: the drift starts from correlation alone, the maps come from local regression.
+    refine
+        False takes the drift as the network predicts it.
     maps
         False gives drift only.
     max_drift_px
-        Longest drift considered; a third of the shorter side by default.
+        Longest drift considered by the fit; a third of the shorter side by default.
+    weights
+        The network's: a name of shipped ones, or the path of a file.
 
     Raises
     ------
+    SettingsError
+        When there is neither to be predicted nor refined.
     ShapeError
         When the two stacks differ in shape, or the times do not fit to them.
     """
@@ -162,6 +176,8 @@ def estimate_pairs(
         raise ShapeError(
             f"reference has shape {reference.shape} and moving {moving.shape}, expected two equal (n, y, x)"
         )
+    if not (predict or refine):
+        raise SettingsError("predict and refine are both False; one of them has to find the drift")
     n, shape = len(reference), reference.shape[1:]
     source = FrameSource(
         FrameSeries(_Interleaved(reference, moving)), choose_device(device), dark_level=dark_level, gain_e=gain_e
@@ -181,18 +197,13 @@ def estimate_pairs(
             results.reason[k] = blank
     good = [k for k in range(n) if not results.reason[k]]
     batch = max(1, source.batch // CANDIDATES)
+    predictor = Predictor.of(source, weights) if predict else None
     for at in range(0, len(good), batch):
         index = good[at : at + batch]
-        a, b = source.prepared([2 * k for k in index]), source.prepared([2 * k + 1 for k in index])
-        found = register_unknown(a, b, options)
+        pairs = [(2 * k, 2 * k + 1) for k in index]
+        found = _register(source, pairs, options, predictor, refine)
         ok = found.valid.cpu().numpy()
-        decay = (
-            estimate_decay_maps(
-                a, b, found.moving_from_reference, noise=source.noise, scales=source.scales, stride=MAP_STRIDE
-            )
-            if maps
-            else None
-        )
+        kept = np.flatnonzero(ok).tolist()
         covariance = found.affine_covariance().cpu().numpy()
         for m, k in enumerate(index):
             results.reason[k] = found.reason[m]
@@ -202,10 +213,10 @@ def estimate_pairs(
                 results.moving_from_reference[k] = found.moving_from_reference[m].cpu().numpy()
                 results.affine_covariance[k] = covariance[m]
                 results.displacement_sigma_px[k] = float(found.displacement_sigma_px[m])
-                for name in ("intensity", "contrast", "intensity_sigma", "contrast_sigma") if decay else ():
-                    getattr(results, name)[k] = (
-                        full_resolution(getattr(decay, name)[m : m + 1], MAP_STRIDE, shape)[0].cpu().numpy()
-                    )
+        if maps and kept:
+            drift = found.moving_from_reference[kept]
+            for name, values in _maps(source, [pairs[m] for m in kept], drift, predictor).items():
+                getattr(results, name)[[index[m] for m in kept]] = values.cpu().numpy()
     return results
 
 
@@ -216,32 +227,30 @@ def estimate_series(
     dark_level: float = 0.0,
     gain_e: float | None = 1.0,
     device: str = "auto",
+    predict: bool = True,
     settings: RegisterSettings | None = None,
+    weights: str = DecaySettings.weights,
 ) -> SeriesEstimate:
     """Drift and decay of every frame of a series (t, Y, X) against its first usable frame.
 
-    `times` (t,) in seconds are carried into the table of pairs.
+    `times` (t,) in seconds are carried into the table of pairs; with `predict` False the network is left
+    out; `weights` are its own. `settings` win over both where the drift is concerned.
     """
     from atomdiffuser.estimation.drift_tables import pairs_table
 
     series = FrameSeries(frames, times_s=times)
     source = FrameSource(series, choose_device(device), dark_level=dark_level, gain_e=gain_e)
-    drift = estimate_drift(source, settings or RegisterSettings())
+    start = "network" if predict else "correlation"
+    drift = estimate_drift(source, settings or RegisterSettings(start=start, weights=weights))
     t, shape = series.n_frames, series.frame_shape
     intensity, contrast = (np.full((t, *shape), np.nan, np.float32) for _ in range(2))
     origin = drift.reference_frame
+    estimate_maps = decay_estimator(source, _decay_settings(predict, weights))
     for k in np.flatnonzero(drift.trajectory.connected):
         if k == origin:
             intensity[k] = contrast[k] = 1.0
             continue
-        maps = estimate_decay_maps(
-            source.prepared([origin]),
-            source.prepared([int(k)]),
-            drift.trajectory.frame_from_reference[k][None],
-            noise=source.noise,
-            scales=source.scales,
-            stride=MAP_STRIDE,
-        )
+        maps = estimate_maps([(origin, int(k))], drift.trajectory.frame_from_reference[k][None])
         intensity[k] = full_resolution(maps.intensity, MAP_STRIDE, shape)[0].cpu().numpy()
         contrast[k] = full_resolution(maps.contrast, MAP_STRIDE, shape)[0].cpu().numpy()
     valid = np.array([not r for r in drift.frame_reason])
@@ -255,6 +264,32 @@ def estimate_series(
         pairs_table(drift, series),
         origin,
     )
+
+
+def _register(
+    source: FrameSource, pairs: list[tuple[int, int]], options: FitOptions, predictor: Predictor | None, refine: bool
+) -> PairRegistration:
+    frames = (source.prepared(side) for side in zip(*pairs, strict=True))
+    if predictor is None:
+        return register_unknown(*frames, options)
+    if not refine:
+        return predictor.register(pairs)
+    return register_unknown(*frames, options, starts=predictor.starts(pairs, options))
+
+
+def _maps(
+    source: FrameSource, pairs: list[tuple[int, int]], drift: torch.Tensor, predictor: Predictor | None
+) -> dict[str, torch.Tensor]:
+    """The four maps of aligned pairs at full resolution, (n, Y, X) each."""
+    if predictor is not None:
+        found = predictor.predict(pairs, drift)
+        return {name: getattr(found, name) for name in MAPS}
+    decay = decay_estimator(source, _decay_settings(False))(pairs, drift)
+    return {name: full_resolution(getattr(decay, name), MAP_STRIDE, source.shape) for name in MAPS}
+
+
+def _decay_settings(predict: bool, weights: str = DecaySettings.weights) -> DecaySettings:
+    return DecaySettings(map_stride=MAP_STRIDE, method="network" if predict else "regression", weights=weights)
 
 
 class _Interleaved:

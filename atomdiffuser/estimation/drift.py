@@ -13,6 +13,7 @@ from atomdiffuser import geometry
 from atomdiffuser.config import RegisterSettings
 from atomdiffuser.estimation.frame_source import FrameSource
 from atomdiffuser.estimation.groupwise import Refined, refine_trajectory
+from atomdiffuser.estimation.predict import Predictor
 from atomdiffuser.estimation.register import CANDIDATES, FitOptions, PairRegistration, register_from, register_unknown
 from atomdiffuser.pairs import choose_pairs
 from atomdiffuser.trajectory import Trajectory, solve_trajectory
@@ -52,7 +53,8 @@ def estimate_drift(
     )
     neighbours, others = choose_pairs(source.usable, settings.lags)
     report = _Counter(progress, len(neighbours) + len(others) + settings.groupwise_rounds * len(source.usable))
-    near = _register_neighbours(source, neighbours, options, report)
+    suggested = _suggested(source, neighbours, settings, options) if settings.start == "network" else None
+    near = _register_neighbours(source, neighbours, options, report, suggested)
     chain = _chain(source.n_frames, neighbours, near)
     start = torch.stack([_between(chain, i, j) for i, j in others]) if others else geometry.identity(0)
 
@@ -91,21 +93,31 @@ def estimate_drift(
     )
 
 
-def _register_neighbours(source, neighbours, options, report) -> PairRegistration:
+def _suggested(
+    source: FrameSource, pairs: list[tuple[int, int]], settings: RegisterSettings, options: FitOptions
+) -> Tensor:
+    """moving_from_reference (m, 3, 3) as the network sees it; NaN where it does not trust itself or the way is long."""
+    predictor = Predictor.of(source, settings.weights)
+    parts = [predictor.starts(pairs[at : at + source.batch], options) for at in range(0, len(pairs), source.batch)]
+    return torch.cat(parts) if parts else geometry.identity(0)
+
+
+def _register_neighbours(source, neighbours, options, report, suggested: Tensor | None) -> PairRegistration:
     """First without any expectation; all but the clear pairs again, expecting the drift that the clear ones show.
 
     Where no pair is clear (a perfect lattice), the shorter drift is taken and the pair keeps its high hop probability.
     """
     batch = max(1, source.batch // CANDIDATES)
 
-    def fit(scale: float | None) -> Callable:
+    def fit(scale: float | None, starts: Tensor | None) -> Callable:
         def run(part: slice, reference, moving) -> PairRegistration:
             report.add(part.stop - part.start if scale is None else 0)
-            return register_unknown(reference, moving, options, drift_scale_px=scale)
+            given = None if starts is None else starts[part]
+            return register_unknown(reference, moving, options, drift_scale_px=scale, starts=given)
 
         return run
 
-    first = _join(source.in_batches(neighbours, fit(None), batch))
+    first = _join(source.in_batches(neighbours, fit(None, suggested), batch))
     doubtful = (first.hop_probability > CLEAR_HOP_PROBABILITY) & first.valid
     if not bool(doubtful.any()):
         return first
@@ -114,7 +126,8 @@ def _register_neighbours(source, neighbours, options, report) -> PairRegistratio
     drift = geometry.drift_at_centre(first.moving_from_reference, source.shape).norm(dim=-1)
     scale = max(1.0, 1.5 * float(drift[clear].median())) if bool(clear.any()) else period / 4
     again = np.flatnonzero(doubtful.numpy())
-    second = _join(source.in_batches([neighbours[m] for m in again], fit(scale), batch))
+    starts = None if suggested is None else suggested[again]
+    second = _join(source.in_batches([neighbours[m] for m in again], fit(scale, starts), batch))
     if not bool(clear.any()):
         second = replace(second, hop_probability=first.hop_probability[torch.as_tensor(again)])
     return _replace(first, again, second)

@@ -11,13 +11,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from atomdiffuser import geometry
 from atomdiffuser.estimation.frame_source import FrameSource
 from atomdiffuser.estimation.local_regression import LARGEST_SIGMA, DecayMaps
+from atomdiffuser.estimation.register import FitOptions, PairRegistration
+from atomdiffuser.model.affine_fit import motion_covariance
 from atomdiffuser.model.checkpoint import load_model
 from atomdiffuser.model.frames import pair_frames
 from atomdiffuser.model.network import AtomDiffuser
 from atomdiffuser.model.prediction import PairPrediction, full_field
 from atomdiffuser.model.tiling import plan_tiles
+
+LEAST_PROBABILITY = 0.1  # of the search, around its best turn and shift
+LARGEST_SIGMA_PX = 1.0
+UNTRUSTED = "no common structure that the network could fix the drift by"
 
 
 @dataclass(frozen=True)
@@ -32,13 +39,28 @@ class Predictor:
         """With shipped weights by their name, or those of a file; StoreError when there are none."""
         return cls(_loaded(weights, str(source.device)), source)
 
-    def starts(self, pairs: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-        """Drift alone: moving_from_reference (n, 3, 3), and the probability (n,) that the search is right."""
+    def register(self, pairs: Sequence[tuple[int, int]]) -> PairRegistration:
+        """Drift alone, as the network sees it; pairs whose search it does not trust itself are invalid."""
         stacks = (torch.from_numpy(s).to(self.source.device) for s in self._stacks(pairs))
         frames = pair_frames(*stacks, gain_e=self._gain_e())
         with torch.no_grad():
             found = self.model.estimate_drift(frames, tiles=plan_tiles(frames.shape))
-        return found.moving_from_reference, found.shift_probability
+        covariance = motion_covariance(found.normal_matrices[-1], frames.shape)
+        sigma = geometry.displacement_sigma_px(covariance, frames.shape)
+        trusted = (found.shift_probability > LEAST_PROBABILITY) & (sigma < LARGEST_SIGMA_PX)
+        return PairRegistration(
+            found.moving_from_reference, covariance, sigma,
+            correlation=torch.full_like(found.shift_probability, torch.nan),
+            hop_probability=(1 - found.shift_probability).double(), valid=trusted,
+            reason=["" if t else UNTRUSTED for t in trusted.tolist()],
+        )  # fmt: skip
+
+    def starts(self, pairs: Sequence[tuple[int, int]], options: FitOptions) -> Tensor:
+        """moving_from_reference (n, 3, 3) for the fit; NaN where the network does not trust it or it is too long."""
+        found = self.register(pairs)
+        length = geometry.drift_at_centre(found.moving_from_reference, self.source.shape).norm(dim=-1)
+        good = found.valid & (length <= options.max_shift_px)
+        return torch.where(good[:, None, None], found.moving_from_reference, torch.nan)
 
     def predict(self, pairs: Sequence[tuple[int, int]], drift: Tensor | None = None) -> PairPrediction:
         """Drift and decay of pairs of frame numbers; `drift` (n, 3, 3) where it is known already."""

@@ -17,6 +17,7 @@ from atomdiffuser.estimation.spectrum import ImageScales
 
 CANDIDATES = 6
 BRIEF_ITERATIONS = 4
+CLEARLY_MORE_ALIKE = 0.05  # in correlation
 CORRELATION_SLACK = 0.25  # a peak this much lower than the best is not a lattice alternative
 MIN_CORRELATION_SIGMAS = 5.0
 SMALLEST_FIELD_PX = 24
@@ -87,12 +88,19 @@ class PairRegistration:
 
 
 def register_unknown(
-    reference: PreparedFrames, moving: PreparedFrames, options: FitOptions, *, drift_scale_px: float | None = None
-) -> PairRegistration:
+    reference: PreparedFrames, moving: PreparedFrames, options: FitOptions, *, drift_scale_px: float | None = None,
+    starts: Tensor | None = None,
+) -> PairRegistration:  # fmt: skip
     """Register pairs of which nothing is known: correlation peaks, a fit from each, the likeliest wins.
 
-    `drift_scale_px` is the typical drift between the frames where it is known; among fits that the images cannot tell
-    apart the shorter drift is favoured (see `_expectation`).
+    Parameters
+    ----------
+    drift_scale_px
+        The typical drift between the frames where it is known; among fits that the images cannot tell apart the shorter
+        drift is favoured (see `_expectation`).
+    starts
+        (n, 3, 3) moving_from_reference that another source suggests, NaN where it has none. One that makes the frames
+        clearly more alike than the highest peak does, as where they are turned, takes its place.
     """
     period = options.scales.period_px or 4 * options.scales.base_px
     shifts, peak = correlation_peaks(
@@ -109,7 +117,14 @@ def register_unknown(
     plausible, shifts = plausible[:, :count], shifts[:, :count]
     # The highest peak's fit knows rotation and strain; the others start from it, a lattice vector away.
     first = options.fit(reference, moving, geometry.translation(shifts[:, 0]), brief=True).moving_from_reference
-    away = torch.where(plausible[..., None], shifts - shifts[:, :1], 0.0)
+    home = shifts[:, :1]
+    if starts is not None:
+        first, better = _better_start(reference, moving, options, first, starts)
+        known = geometry.drift_at_centre(first, reference.shape)[:, None]
+        home = torch.where(better[:, None, None], known, home)
+        shifts, plausible = torch.cat([shifts, known], dim=1), torch.cat([plausible, better[:, None]], dim=1)
+        count += 1
+    away = torch.where(plausible[..., None], shifts - home, 0.0)
     starts = geometry.translation(away) @ first[:, None]
     repeat = torch.arange(n, device=peak.device).repeat_interleave(count)
     fits = options.fit(reference.select(repeat), moving.select(repeat), starts.flatten(0, 1), brief=True)
@@ -129,6 +144,17 @@ def register_from(
     """Register pairs from known starting affines (n, 3, 3)."""
     fits = options.fit(reference, moving, start)
     return _verdict(fits, torch.full_like(fits.overlap, torch.nan), options, reference.shape)
+
+
+def _better_start(
+    reference: PreparedFrames, moving: PreparedFrames, options: FitOptions, found: Tensor, suggested: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The suggested motions (n, 3, 3) where a brief fit from them is clearly better, else those found; and where."""
+    other = torch.where(torch.isfinite(suggested), suggested.to(found), found)
+    fits = [options.fit(reference, moving, start, brief=True) for start in (found, other)]
+    score = [fit.correlation * fit.overlap.sqrt() for fit in fits]
+    better = score[1] > score[0] + CLEARLY_MORE_ALIKE
+    return torch.where(better[:, None, None], fits[1].moving_from_reference, found), better
 
 
 def _expectation(drift_px: Tensor, scale_px: float | None, period_px: float | None, max_shift_px: float) -> Tensor:

@@ -28,7 +28,7 @@ from atomdiffuser.evaluation.methods import (
     single_map_method,
 )
 from atomdiffuser.evaluation.page import damage_curves, map_panels, write_page
-from atomdiffuser.model.checkpoint import load_model, model_card, weights_hash
+from atomdiffuser.model.checkpoint import load_model, model_card, weights_hash, weights_path
 
 
 def evaluate(
@@ -51,7 +51,7 @@ def evaluate(
     """
     options = options or BenchmarkOptions()
     model = load_model(weights, device=device)
-    networks: dict[str, Method] = {"AtomDiffuser": refined_method(model)}
+    networks: dict[str, Method] = {"AtomDiffuser": refined_method(model, str(weights_path(weights)))}
     for name, path in (baselines or {}).items():
         networks[name] = single_map_method(load_baseline(path).to(device))
     regression: dict[str, Method] = {"local regression": local_regression} if classical else {}

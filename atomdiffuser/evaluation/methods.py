@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from atomdiffuser import geometry
 from atomdiffuser.errors import StoreError
+from atomdiffuser.estimation.api import estimate_pairs
 from atomdiffuser.estimation.local_regression import BANDWIDTHS_PX, DecayMaps, estimate_decay_maps, full_resolution
 from atomdiffuser.estimation.noise import NoiseModel
 from atomdiffuser.estimation.prepare import prepare_frames
-from atomdiffuser.estimation.register import FitOptions, register_from
 from atomdiffuser.estimation.spectrum import ImageScales, measure_scales
 from atomdiffuser.evaluation.metrics import Answer, judged_masks, map_errors
 from atomdiffuser.model.network import AtomDiffuser
@@ -32,15 +32,21 @@ def network_method(model: AtomDiffuser, *, given_drift: bool = False) -> Method:
     return lambda pairs: _network_answer(model, pairs, pairs.moving_from_reference if given_drift else None)
 
 
-def refined_method(model: AtomDiffuser) -> Method:
-    """As the workflow uses it: the network's drift refined by the statistical fit, and its maps at what that found.
+def refined_method(model: AtomDiffuser, weights: str) -> Method:
+    """As `estimate_pairs` does it: the network's drift refined by the statistical fit, and its maps at what that found.
 
-    Where the fit says that it failed, the network's drift stands.
+    Where the fit says that it failed, the network's drift stands. `weights` are those of `model`.
     """
 
     def estimate(pairs: PairBatch) -> Answer:
-        start = network_method(model)(pairs).moving_from_reference
-        drift = torch.cat([_refined(pairs, k, start[k : k + 1]) for k in range(len(pairs))])
+        drift = network_method(model)(pairs).moving_from_reference.clone()
+        for k in range(len(pairs)):
+            found = estimate_pairs(
+                pairs.reference[k].cpu().numpy(), pairs.moving[k].cpu().numpy(), maps=False, weights=weights,
+                dark_level=float(pairs.dark_level[k]), gain_e=float(pairs.gain_e[k]), device=drift.device.type,
+            )  # fmt: skip
+            if found.valid[0]:
+                drift[k] = torch.as_tensor(found.moving_from_reference[0])
         return _network_answer(model, pairs, drift)
 
     return estimate
@@ -107,13 +113,6 @@ def _network_answer(model: AtomDiffuser, pairs: PairBatch, drift: Tensor | None)
             )  # fmt: skip
         parts.append((p.moving_from_reference, p.intensity, p.contrast, p.intensity_sigma, p.contrast_sigma))
     return Answer(*(torch.cat(column) for column in zip(*parts, strict=True)))
-
-
-def _refined(pairs: PairBatch, k: int, start: Tensor) -> Tensor:
-    frames, noise, scales = _counted(pairs, k)
-    prepared = prepare_frames(frames, scales)
-    found = register_from(prepared.select([0]), prepared.select([1]), start, FitOptions(noise=noise, scales=scales))
-    return torch.where(found.valid[:, None, None], found.moving_from_reference, start)
 
 
 def _counted(pairs: PairBatch, k: int) -> tuple[Tensor, NoiseModel, ImageScales]:

@@ -44,7 +44,7 @@ def weights_fingerprint(weights: str) -> str:
         return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     if (PACKAGE / "model" / "weights" / f"{weights}.safetensors").is_file():
         return ""
-    raise SettingsError(f"decay.weights: {weights!r} is no file and no name of shipped weights")
+    raise SettingsError(f"weights: {weights!r} is no file and no name of shipped weights")
 
 
 def imported_files(module: str, package: Path = PACKAGE) -> set[Path]:

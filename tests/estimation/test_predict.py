@@ -8,7 +8,8 @@ import torch
 
 from atomdiffuser import geometry
 from atomdiffuser.config import DecaySettings
-from atomdiffuser.errors import StoreError
+from atomdiffuser.errors import SettingsError, StoreError
+from atomdiffuser.estimation.api import estimate_pairs
 from atomdiffuser.estimation.decay import decay_estimator
 from atomdiffuser.estimation.frame_source import FrameSource
 from atomdiffuser.estimation.predict import Predictor
@@ -94,8 +95,30 @@ def test_pixels_without_data_do_not_spread(pair) -> None:
 
 
 def test_start_of_the_drift_against_truth(pair) -> None:
-    found, probability = Predictor.of(source_of(pair)).starts([(0, 1)])
-    error = geometry.displacement_rms_px(found, pair.moving_from_reference, SHAPE)
+    found = Predictor.of(source_of(pair)).register([(0, 1)])
+    error = geometry.displacement_rms_px(found.moving_from_reference, pair.moving_from_reference, SHAPE)
     doing_nothing = geometry.displacement_rms_px(geometry.identity(1), pair.moving_from_reference, SHAPE)
     assert float(error) < 0.5 < 5 < float(doing_nothing)
-    assert 0 < float(probability[0]) <= 1
+    assert found.valid.all() and 0.01 < float(found.displacement_sigma_px) < 0.5
+    assert 0 <= float(found.hop_probability) < 0.5
+
+
+def test_flags_choose_network_and_fit(pair) -> None:
+    """Refined is nearer than predicted alone; without the network the maps come with another σ; neither is refused."""
+    frames = pair.reference[0].numpy(), pair.moving[0].numpy()
+    full, raw, classical = (estimate_pairs(*frames, **flags) for flags in ({}, {"refine": False}, {"predict": False}))
+    error = lambda e: float(
+        geometry.displacement_rms_px(torch.as_tensor(e.moving_from_reference), pair.moving_from_reference, SHAPE)
+    )
+    assert error(full) < 0.15 and error(classical) < 0.15 and error(full) < error(raw) < 0.5
+    assert not np.array_equal(full.contrast_sigma, classical.contrast_sigma, equal_nan=True)
+    assert estimate_pairs(*frames, maps=False).contrast is None
+    with pytest.raises(SettingsError, match="predict and refine are both False"):
+        estimate_pairs(*frames, predict=False, refine=False)
+
+
+def test_frames_without_structure_are_not_trusted_by_the_network() -> None:
+    rng = np.random.default_rng(3)
+    found = estimate_pairs(*rng.poisson(20.0, (2, *SHAPE)), refine=False)
+    assert not found.valid[0] and "no common structure" in found.reason[0]
+    assert np.isnan(found.moving_from_reference).all() and np.isnan(found.contrast).all()

@@ -66,6 +66,6 @@ def test_weights_are_known_by_their_contents(tmp_path: Path) -> None:
     file.write_bytes(b"two")
     assert len(first) == 16 and weights_fingerprint(str(file)) != first
     assert weights_fingerprint("default") == ""  # shipped ones are part of the code's hash
-    with pytest.raises(SettingsError, match=r"decay.weights: 'nobody' is no file and no name of shipped weights"):
+    with pytest.raises(SettingsError, match=r"weights: 'nobody' is no file and no name of shipped weights"):
         weights_fingerprint("nobody")
     assert any(p.suffix == ".safetensors" for p in imported_files("atomdiffuser.stages.decay"))

@@ -41,7 +41,7 @@ calm(logger, dry_run=workflow.output_settings.dryrun)
 try:
     config.update(raw_values(workflow.config_settings.config_args, ("session", "results")))
     SETTINGS = read_config(config)
-    WEIGHTS = weights_fingerprint(SETTINGS.decay.weights)
+    WEIGHTS = {stage: weights_fingerprint(getattr(SETTINGS, stage).weights) for stage in ("register", "decay")}
     FOLDERS = session_folders(config, Path(workflow.workdir_init), directory=workflow.overwrite_workdir)
     SERIES_LIST = FOLDERS.results / LIST
     if workflow.is_main_process:

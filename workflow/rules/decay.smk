@@ -22,7 +22,7 @@ rule decay:
         settings=FLAGS["decay"],
         status=STATUS,
         code=CODE["decay"],
-        weights=WEIGHTS,
+        weights=WEIGHTS["decay"],
     message:
         "{wildcards.series}: mapping the decay"
     shell:

@@ -25,6 +25,7 @@ rule register:
         settings=FLAGS["register"],
         status=STATUS,
         code=CODE["register"],
+        weights=WEIGHTS["register"],
     message:
         "{wildcards.series}: measuring the drift"
     shell:
