@@ -24,7 +24,8 @@ demo: $(STAMPS)/demo  ## write a small session with known truth, analyse it, nam
 
 .PHONY: test
 test: $(STAMPS)/test $(STAMPS)/demo  ## run every test
-	@$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+	@# threads of workers that outnumber the cores wait for each other
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: $(STAMPS)/lint  ## check style of Python and rules
