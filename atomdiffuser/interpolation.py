@@ -32,9 +32,9 @@ def gaussian_kernel(sigma_px: float, *, derivative: bool = False) -> Tensor:
     return g
 
 
-def spline_prefilter_kernel() -> Tensor:
+def spline_prefilter_kernel(reach: int = SPLINE_REACH) -> Tensor:
     """Turns samples into cubic B-spline coefficients: √3·pole^|k|, 1-D, odd length, float64."""
-    k = torch.arange(-SPLINE_REACH, SPLINE_REACH + 1).abs().double()
+    k = torch.arange(-reach, reach + 1).abs().double()
     return math.sqrt(3) * SPLINE_POLE**k
 
 
@@ -121,14 +121,18 @@ def _pair_lookups(position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     t = position - floor
     t2 = t * t
     t3 = t2 * t
-    right = 1 / 6 + (t + t2) / 2 - t3 / 3
-    first = floor - 1 + (2 / 3 - t2 + t3 / 2) / (1 - right)
-    return first, floor + 1 + t3 / (6 * right), right
+    right = t.add(t2).mul_(0.5).add_(t3, alpha=-1 / 3).add_(1 / 6)
+    first = t3.mul(0.5).sub_(t2).add_(2 / 3).div_(1 - right).add_(floor).sub_(1)
+    second = t3.div_(right).div_(6).add_(floor).add_(1)
+    return first, second, right
 
 
 def _bilinear(images: Tensor, y: Tensor, x: Tensor) -> Tensor:
     height, width = images.shape[-2:]
-    grid = torch.stack([x * (2 / max(width - 1, 1)) - 1, y * (2 / max(height - 1, 1)) - 1], dim=-1)  # (n, Y', X', 2)
+    grid = torch.empty(*y.shape, 2, dtype=y.dtype, device=y.device)  # (n, Y', X', 2)
+    torch.mul(x, 2 / max(width - 1, 1), out=grid[..., 0])
+    torch.mul(y, 2 / max(height - 1, 1), out=grid[..., 1])
+    grid.sub_(1)
     return F.grid_sample(images[:, None], grid, mode="bilinear", padding_mode="zeros", align_corners=True)[:, 0]
 
 
@@ -136,7 +140,7 @@ def _convolve(images: Tensor, kernel: Tensor, axis: int) -> Tensor:
     if len(kernel) == 1:
         return images * float(kernel)
     reach, size = len(kernel) // 2, images.shape[axis]
-    padded = images.index_select(axis, _mirror_index(size, reach, images.device))
+    padded = mirror_pad(images, reach, axis)
     taps = kernel.flip(0)
     if images.is_cuda:
         weight = taps.to(images)[None, None]
@@ -149,7 +153,18 @@ def _convolve(images: Tensor, kernel: Tensor, axis: int) -> Tensor:
     return out
 
 
-def _mirror_index(size: int, reach: int, device: torch.device) -> Tensor:
+def mirror_pad(images: Tensor, reach: int, axis: int, after: int | None = None) -> Tensor:
+    """Images continued beyond both edges by their mirror image: `reach` pixels before, `after` (or as many) behind."""
+    size, after = images.shape[axis], reach if after is None else after
+    if max(reach, after) > size:
+        longer = max(reach, after)
+        index = mirror_index(size, longer, images.device)
+        return images.index_select(axis, index[longer - reach : longer + size + after])
+    before, behind = images.narrow(axis, 0, reach), images.narrow(axis, size - after, after)
+    return torch.cat([before.flip(axis), images, behind.flip(axis)], dim=axis)
+
+
+def mirror_index(size: int, reach: int, device: torch.device) -> Tensor:
     """Indices −reach … size−1+reach folded back into the frame at its outer pixel edges."""
     index = torch.arange(-reach, size + reach, device=device).remainder(2 * size)
     return torch.where(index >= size, 2 * size - 1 - index, index)
@@ -160,6 +175,6 @@ def _pad_to_multiple(images: Tensor, factor: int) -> Tensor:
         size = images.shape[axis]
         missing = -size % factor
         if missing:
-            index = _mirror_index(size, missing, images.device)[missing:]
+            index = mirror_index(size, missing, images.device)[missing:]
             images = images.index_select(axis, index)
     return images

@@ -18,37 +18,42 @@ import math
 import torch
 from torch import Tensor
 
-from atomdiffuser.estimation.joint_fit import PairFit
+from atomdiffuser.estimation.fit_frames import FitGrid
+from atomdiffuser.estimation.joint_fit import NearbyFits
 from atomdiffuser.estimation.spectrum import ImageScales, lattice_noise_energy
 from atomdiffuser.interpolation import filter_separable, gaussian_kernel, smooth
 
 
-def log_odds(fits: PairFit, count: int, scales: ImageScales) -> Tensor:
-    """How much likelier each of `count` fits of a pair is than the first of them.
+def log_odds(fits: NearbyFits, grid: FitGrid, scales: ImageScales) -> Tensor:
+    """How much likelier each of the fits of a pair is than the first of them.
 
     Parameters
     ----------
     fits
-        Fits of n·count candidates, the candidates of one pair next to each other.
-    count
-        Candidates per pair.
-    scales
-        Of the images; the matched filter correlates the noise of neighbouring pixels.
+        Of `count` candidates for each of n pairs.
+    grid, scales
+        Of the samples, and of the images.
 
     Returns
     -------
     (n, count) log odds: 0 for the first, −inf for candidates that share nothing with it.
     """
+    count = fits.weight.shape[1]
     group = lambda t: t.unflatten(0, (-1, count))
-    seen = (fits.weight > 0).float()
-    local_mean = smooth(fits.residual * seen, scales.base_px) / smooth(seen, scales.base_px).clamp_min(1e-3)
-    residual, weight = group((fits.residual - local_mean) * fits.weight.sqrt()), group(fits.weight)
+    misfit, weights = fits.residual.flatten(0, 1), fits.weight.flatten(0, 1)
+    seen = (weights > 0).float()
+    base = scales.base_px / grid.stride
+    width = max(scales.filter_px, float(grid.stride)) / grid.stride  # of the matched filter
+    more = max(width**2 - grid.filter_width**2, 0.0) ** 0.5
+    matched = smooth(misfit * seen, more) if more > 0.3 else misfit * seen
+    local_mean = smooth(matched, base) / smooth(seen, base).clamp_min(1e-3)
+    residual, weight = group((matched - local_mean) * weights.sqrt()), group(weights)
     common = ((weight > 0) & (weight[:, :1] > 0)).float()  # each is judged against the first on the pixels both see
     excess = (common * (residual**2 - residual[:, :1] ** 2)).sum((-2, -1)).double()
-    kernel = gaussian_kernel(scales.filter_px)
+    kernel = gaussian_kernel(width)
     difference = (common * (residual - residual[:, :1])).flatten(0, 1)
     spread = 4 * filter_separable(difference, kernel, kernel).unflatten(0, (-1, count)).square().sum((-2, -1)).double()
-    noise = lattice_noise_energy(scales) * common.sum((-2, -1)).double()
+    noise = lattice_noise_energy(ImageScales(width, base, None)) * common.sum((-2, -1)).double()
     scatter = (common * residual[:, :1] ** 2).sum((-2, -1)).double() / noise.clamp_min(1e-30)
     spread = spread * scatter.clamp_min(1.0)
     expected = (excess**2 - (1 + math.log(count)) * spread).clamp_min(0).sqrt()

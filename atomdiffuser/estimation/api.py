@@ -14,7 +14,7 @@ from atomdiffuser.errors import ShapeError
 from atomdiffuser.estimation.drift import estimate_drift
 from atomdiffuser.estimation.frame_source import FrameSource, choose_device
 from atomdiffuser.estimation.local_regression import estimate_decay_maps, full_resolution
-from atomdiffuser.estimation.register import CANDIDATES, FitOptions, register_unknown
+from atomdiffuser.estimation.register import FitOptions, register_unknown
 from atomdiffuser.series import FrameSeries
 
 MAP_STRIDE = DecaySettings.map_stride
@@ -166,11 +166,7 @@ def estimate_pairs(
     source = FrameSource(
         FrameSeries(_Interleaved(reference, moving)), choose_device(device), dark_level=dark_level, gain_e=gain_e
     )
-    options = FitOptions(
-        noise=source.noise,
-        scales=source.scales,
-        max_shift_px=max_drift_px or RegisterSettings.max_drift_fraction * min(shape),
-    )
+    options = FitOptions.of(source, max_shift_px=max_drift_px or RegisterSettings.max_drift_fraction * min(shape))
     times = None if time is None else np.asarray(time, dtype=float).reshape(-1, 2)
     if times is not None and len(times) != n:
         raise ShapeError(f"time has shape {np.shape(time)}, expected ({n}, 2): reference and moving of each pair")
@@ -180,15 +176,20 @@ def estimate_pairs(
         if blank:
             results.reason[k] = blank
     good = [k for k in range(n) if not results.reason[k]]
-    batch = max(1, source.batch // CANDIDATES)
+    batch = source.batch
     for at in range(0, len(good), batch):
         index = good[at : at + batch]
-        a, b = source.prepared([2 * k for k in index]), source.prepared([2 * k + 1 for k in index])
-        found = register_unknown(a, b, options)
+        first, second = [2 * k for k in index], [2 * k + 1 for k in index]
+        found = register_unknown(source.fit_pairs_of(list(zip(first, second, strict=True))), options)
         ok = found.valid.cpu().numpy()
         decay = (
             estimate_decay_maps(
-                a, b, found.moving_from_reference, noise=source.noise, scales=source.scales, stride=MAP_STRIDE
+                source.prepared(first),
+                source.prepared(second),
+                found.moving_from_reference,
+                noise=source.noise,
+                scales=source.scales,
+                stride=MAP_STRIDE,
             )
             if maps
             else None
@@ -244,13 +245,12 @@ def estimate_series(
         )
         intensity[k] = full_resolution(maps.intensity, MAP_STRIDE, shape)[0].cpu().numpy()
         contrast[k] = full_resolution(maps.contrast, MAP_STRIDE, shape)[0].cpu().numpy()
-    valid = np.array([not r for r in drift.frame_reason])
     return SeriesEstimate(
         drift.trajectory.frame_from_reference.numpy(),
         drift.trajectory.displacement_sigma_px,
         intensity,
         contrast,
-        valid,
+        drift.frame_valid,
         drift.frame_reason,
         pairs_table(drift, series),
         origin,

@@ -33,6 +33,7 @@ def pairs_table(drift: DriftEstimate, series: FrameSeries) -> pd.DataFrame:
             "displacement_sigma_px": np.where(valid, registration.displacement_sigma_px.numpy(), np.nan),
             "score": registration.correlation.numpy(),
             "hop_probability": registration.hop_probability.numpy(),
+            "ambiguous": drift.ambiguous_pairs & valid,
             "residual_px": drift.trajectory.pair_residual_px,
             "valid": valid,
             "reason": registration.reason,
@@ -64,7 +65,9 @@ def trajectory_table(drift: DriftEstimate, series: FrameSeries) -> pd.DataFrame:
             "shear": shear,
             "displacement_sigma_px": drift.trajectory.displacement_sigma_px,
             "closure_px": drift.trajectory.closure_px,
-            "valid": [not r for r in drift.frame_reason],
+            "hop_probability": drift.frame_hop_probability,
+            "ambiguous": drift.ambiguous_frames,
+            "valid": drift.frame_valid,
             "reason": drift.frame_reason,
         }
     )

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from atomdiffuser.estimation.fit_frames import FitFrames, FitGrid, FitPairs, prepare_fit_frames
 from atomdiffuser.estimation.noise import NoiseModel, estimate_noise
 from atomdiffuser.estimation.prepare import PreparedFrames, prepare_frames
-from atomdiffuser.estimation.spectrum import ImageScales, measure_scales
+from atomdiffuser.estimation.spectrum import ImageScales, lattice_vectors, measure_scales
 from atomdiffuser.series import FrameSeries
 
 SAMPLE_FRAMES = 8
@@ -27,20 +30,39 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if available and name in ("auto", "cuda") else "cpu")
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What a whole series was measured for once: frames that show nothing (number → reason), noise and scales."""
+
+    unusable: dict[int, str]
+    noise: NoiseModel
+    scales: ImageScales
+
+
 class FrameSource:
-    """Hands out frames as float32 counts above the dark level, and remembers what was measured of the whole series."""
+    """Hands out frames as float32 counts above the dark level, and remembers what was measured of the whole series.
+
+    With `measured`, of the same series and dark level, nothing is measured again.
+    """
 
     def __init__(
-        self, series: FrameSeries, device: torch.device, *, dark_level: float = 0.0, gain_e: float | None = None
+        self,
+        series: FrameSeries,
+        device: torch.device,
+        *,
+        dark_level: float = 0.0,
+        gain_e: float | None = None,
+        measured: Measured | None = None,
     ):
         self.series, self.device, self.dark_level = series, device, dark_level
         self.n_frames, self.shape = series.n_frames, series.frame_shape
-        self.unusable = self._find_unusable()
+        self.unusable = dict(measured.unusable) if measured else self._find_unusable()
         self.usable = [k for k in range(self.n_frames) if k not in self.unusable]
         self._gain_e = gain_e
-        self.noise, self.scales = self._measure(gain_e)
+        self.noise, self.scales = (measured.noise, measured.scales) if measured else self._measure(gain_e)
         self.batch = self._batch_size()
         self._cache: OrderedDict[int, PreparedFrames] = OrderedDict()
+        self._fit_cache: OrderedDict[tuple[int, bool], FitFrames] = OrderedDict()
 
     def leave_out(self, reasons: Mapping[int, str]) -> None:
         """Use some more frames no longer, each for its reason; noise and scales are measured again without them."""
@@ -50,6 +72,8 @@ class FrameSource:
             self.usable = [k for k in self.usable if k not in new]
             self.noise, self.scales = self._measure(self._gain_e)
             self._cache.clear()
+            self._fit_cache.clear()
+            self.__dict__.pop("lattice_vectors_px", None)
 
     def raw(self, index: int) -> Tensor:
         """Frame (1, Y, X) float32, counts above the dark level; not-a-number pixels become the frame's mean."""
@@ -71,16 +95,41 @@ class FrameSource:
             parts.append(self._cache[k])
         return PreparedFrames.join(parts)
 
+    def grid(self, *, coarse: bool = False) -> FitGrid:
+        """The samples that the drift fit works on, or those on which starts are found."""
+        return FitGrid.of(self.shape, self.scales, coarse=coarse)
+
+    def fit_frames(self, indices: Sequence[int], *, coarse: bool = False) -> FitFrames:
+        """Frames prepared for the drift fit, cached up to about two batches' worth."""
+        key = lambda k: (k, coarse)
+        missing = [k for k in dict.fromkeys(indices) if key(k) not in self._fit_cache]
+        if missing:
+            raw = torch.cat([self.raw(k) for k in missing])
+            found = prepare_fit_frames(raw, self.grid(coarse=coarse), self.noise)
+            for m, k in enumerate(missing):
+                self._fit_cache[key(k)] = found.select([m])
+        result = FitFrames.join([self._fit_cache[key(k)] for k in indices])
+        for k in indices:
+            self._fit_cache.move_to_end(key(k))
+        while len(self._fit_cache) > 2 * (2 * self.batch + 2):
+            self._fit_cache.popitem(last=False)
+        return result
+
     def in_batches(self, pairs: Sequence[tuple[int, int]], run: Callable, batch: int | None = None) -> list:
-        """`run(slice_of_pairs, reference frames, moving frames)` for each batch of pairs, in order."""
+        """`run(slice_of_pairs, fit pairs)` for each batch of pairs, in order."""
         size = batch or self.batch
-        results = []
-        for at in range(0, len(pairs), size):
-            part = pairs[at : at + size]
-            results.append(
-                run(slice(at, at + len(part)), self.prepared([i for i, _ in part]), self.prepared([j for _, j in part]))
-            )
-        return results
+        return [
+            run(slice(at, min(at + size, len(pairs))), self.fit_pairs_of(pairs[at : at + size]))
+            for at in range(0, len(pairs), size)
+        ]
+
+    def fit_pairs_of(self, pairs: Sequence[tuple[int, int]]) -> FitPairs:
+        """Pairs (reference, moving) of frame numbers, prepared for the fit."""
+        first, second = [i for i, _ in pairs], [j for _, j in pairs]
+        return FitPairs(
+            self.fit_frames(first), self.fit_frames(second), self.fit_frames(first, coarse=True),
+            self.fit_frames(second, coarse=True),
+        )  # fmt: skip
 
     def _find_unusable(self) -> dict[int, str]:
         reasons = {k: "excluded in session.yaml" for k in self.series.excluded}
@@ -92,11 +141,22 @@ class FrameSource:
     def _measure(self, gain_e: float | None) -> tuple[NoiseModel, ImageScales]:
         if not self.usable:
             return NoiseModel.poisson(1.0), ImageScales(1.0, 4.0, None)
-        count = min(SAMPLE_FRAMES, len(self.usable))
-        chosen = sorted({self.usable[round(i * (len(self.usable) - 1) / max(count - 1, 1))] for i in range(count)})
-        frames = torch.cat([self.raw(k) for k in chosen])
+        frames = torch.cat([self.raw(k) for k in self._sample()])
         noise = NoiseModel.poisson(gain_e) if gain_e else estimate_noise(frames)
         return noise, measure_scales(frames)
+
+    @cached_property
+    def lattice_vectors_px(self) -> np.ndarray | None:
+        """The two shortest lattice vectors (2, 2), rows (y, x) [px]; None without a lattice."""
+        if self.scales.period_px is None:
+            return None
+        found = lattice_vectors(torch.cat([self.raw(k) for k in self._sample()]))
+        return None if found is None else found.cpu().numpy()
+
+    def _sample(self) -> list[int]:
+        """A few usable frames, spread over the series."""
+        count = min(SAMPLE_FRAMES, len(self.usable))
+        return sorted({self.usable[round(i * (len(self.usable) - 1) / max(count - 1, 1))] for i in range(count)})
 
     def _batch_size(self) -> int:
         pixels = self.shape[0] * self.shape[1]

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 FILTER_CANDIDATES_PX = (0.8, 1.0, 1.3, 1.6, 2.0, 2.5, 3.2, 4.0, 5.0)
+STRIDES = (4, 2)
+LOST_TO_STRIDE = 0.03  # 1.5 % of σ
 WINDOW_PX = 256
 SMALLEST_WINDOW_PX = 96
 WINDOWS_PER_AXIS = 5
@@ -31,11 +33,14 @@ class ImageScales:
         σ of the Gaussian that separates the local mean (base) from the structure around it (lattice).
     period_px
         Largest lattice period seen; None without a lattice.
+    stride
+        Samples this far apart carry all that a drift can be read from, once lightly filtered.
     """
 
     filter_px: float
     base_px: float
     period_px: float | None
+    stride: int = 1
 
 
 def measure_scales(frames: Tensor) -> ImageScales:
@@ -46,7 +51,8 @@ def measure_scales(frames: Tensor) -> ImageScales:
     filter_px = _matched_width(signal, frequency, floor)
     shorter = min(frames.shape[-2:])
     base = 0.55 * period if period else shorter / 10
-    return ImageScales(filter_px, float(min(max(base, 2 * filter_px, 3.0), shorter / 6)), period)
+    base_px = float(min(max(base, 2 * filter_px, 3.0), shorter / 6))
+    return ImageScales(filter_px, base_px, period, _stride(power, frequency, floor, frames.shape[0]))
 
 
 def lattice_noise_energy(scales: ImageScales) -> float:
@@ -99,6 +105,25 @@ def _matched_width(signal: Tensor, frequency: Tensor, floor: float) -> float:
     return min(FILTER_CANDIDATES_PX, key=variance)
 
 
+def _stride(power: Tensor, frequency: Tensor, floor: float, n_frames: int) -> int:
+    """How coarsely the frames can be sampled before information on a shift is lost.
+
+    It is f²·S²/(2SN + N²) at each frequency, S only where it stands clear of the noise; what the corners of the
+    spectrum seem to hold is noise that did so by chance. The light filter needs a fifth of the coarse grid's
+    frequencies.
+    """
+    smoothed = F.avg_pool2d(power[None, None], 3, 1, 1, count_include_pad=False)[0, 0]
+    clear = smoothed > floor * (1 + 8 / (5 * n_frames) ** 0.5)
+    signal = torch.where(clear, smoothed - floor, 0.0)
+    density = signal**2 / (2 * signal * floor + floor**2)
+    information = frequency**2 * (density - density[frequency > 0.42].mean())
+    total = float(information.sum())
+    for stride in STRIDES:
+        if total > 0 and float(information[frequency > 0.4 / stride].sum()) < LOST_TO_STRIDE * total:
+            return stride
+    return 1
+
+
 def lattice_period(frames: Tensor) -> float | None:
     """Largest lattice period in frames (n, Y, X) [px]; None without a lattice.
 
@@ -121,6 +146,37 @@ def lattice_period(frames: Tensor) -> float | None:
     return float(periods[agree].median()) if int(agree.sum()) >= enough else None
 
 
+def lattice_vectors(frames: Tensor) -> Tensor | None:
+    """The two shortest lattice vectors (2, 2) of frames (n, Y, X), rows (y, x) [px]; None where nothing repeats.
+
+    Peaks of the frames' mean autocorrelation that are nearly as high as the highest away from zero: a pattern within
+    the cell repeats less well than the cell.
+    """
+    power, _, floor = mean_power(frames)
+    shape = frames.shape[-2:]
+    window = torch.hann_window(shape[0], device=frames.device)[:, None] * torch.hann_window(
+        shape[1], device=frames.device
+    )
+    own = torch.fft.irfft2(torch.fft.rfft2(window).abs() ** 2, s=shape)
+    correlation = torch.fft.irfft2((power - floor).clamp_min(0), s=shape)
+    correlation = correlation / (own / own[0, 0]).clamp_min(0.2)
+    y, x = (torch.fft.fftfreq(n, 1 / n, device=frames.device) for n in shape)
+    length = torch.hypot(y[:, None], x[None, :])
+    around = F.pad(correlation[None, None], (2,) * 4, mode="circular")
+    peak = (F.max_pool2d(around, 5, stride=1)[0, 0] == correlation) & (length > 4) & (length < 0.4 * min(shape))
+    peak &= (y[:, None] > 0) | ((y[:, None] == 0) & (x[None, :] > 0))
+    if not bool(peak.any()):
+        return None
+    peak &= correlation > 0.85 * correlation[peak].max()
+    rows, columns = torch.nonzero(peak, as_tuple=True)
+    order = length[rows, columns].argsort()
+    vectors = torch.stack([y[rows[order]], x[columns[order]]], dim=1)
+    first = vectors[0]
+    across = (vectors[:, 0] * first[1] - vectors[:, 1] * first[0]).abs() / (vectors.norm(dim=1) * first.norm())
+    rest = vectors[across > 0.3]
+    return torch.stack([first, rest[0]]) if len(rest) else None
+
+
 def _window_corners(shape: tuple[int, int], size: int) -> list[tuple[int, int]]:
     starts = []
     for extent in shape:
@@ -139,11 +195,14 @@ def _window_period(frames: Tensor, corner: tuple[int, int], size: int) -> float 
     image = power[None, None]
     wrap = lambda reach: F.pad(image, (reach,) * 4, mode="circular")
     is_top = F.max_pool2d(wrap(2), 5, stride=1)[0, 0] == power
-    around = F.unfold(wrap(6), 13).median(1).values.reshape(size, size)
     enough = max(4.0, 12 / frames.shape[0] ** 0.5)
-    peak = is_top & (power > PEAK_OVER_SURROUNDINGS * around) & (power > enough * floor)
+    peak = is_top & (power > enough * floor)
     peak &= (frequency >= LOWEST_BIN / size) & (frequency < 0.45) & (fx >= 0)
     rows, columns = torch.nonzero(peak, as_tuple=True)
+    near = torch.arange(13, device=frames.device)
+    around = wrap(6)[0, 0][(rows[:, None] + near)[:, :, None], (columns[:, None] + near)[:, None, :]]  # (peaks, 13, 13)
+    isolated = power[rows, columns] > PEAK_OVER_SURROUNDINGS * around.flatten(1).median(1).values
+    rows, columns = rows[isolated], columns[isolated]
     if len(rows) < 2:
         return None
     strength, angle, length = power[rows, columns], torch.atan2(fy[rows, 0], fx[0, columns]), frequency[rows, columns]

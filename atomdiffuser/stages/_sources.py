@@ -9,18 +9,27 @@ import pandas as pd
 import torch
 
 from atomdiffuser.estimation.drift_tables import affines_of
-from atomdiffuser.estimation.frame_source import FrameSource, choose_device
+from atomdiffuser.estimation.frame_source import FrameSource, Measured, choose_device
+from atomdiffuser.estimation.noise import NoiseModel
+from atomdiffuser.estimation.spectrum import ImageScales
 from atomdiffuser.io.store import read_frames
 from atomdiffuser.io.tables import read_table
 from atomdiffuser.series import FrameSeries
 
 
-def open_source(frames: Path, device: str) -> tuple[FrameSeries, FrameSource]:
-    """The stored series, and its frames above the dark level on the device (dark level 0 where it is unknown)."""
+def open_source(frames: Path, device: str, trajectory: Path | None = None) -> tuple[FrameSeries, FrameSource]:
+    """The stored series, and its frames above the dark level on the device (dark level 0 where it is unknown).
+
+    What `trajectory` carries of noise, scales and frames that show nothing is not measured again.
+    """
     series = read_frames(frames, dask=False)
     acquisition = series.acquisition
     source = FrameSource(
-        series, choose_device(device), dark_level=acquisition.dark_level or 0.0, gain_e=acquisition.gain_e
+        series,
+        choose_device(device),
+        dark_level=acquisition.dark_level or 0.0,
+        gain_e=acquisition.gain_e,
+        measured=None if trajectory is None else _measured(read_table(trajectory).attrs.get("estimation", {})),
     )
     return series, source
 
@@ -48,6 +57,25 @@ def describe_estimation(source: FrameSource) -> dict:
         "lattice_period_px": scales.period_px,
         "noise_readout_counts2": noise.readout,
         "noise_per_count": noise.per_count,
+        "stride_px": scales.stride,
+        "unusable": [[k, reason] for k, reason in sorted(source.unusable.items())],
         "device": source.device.type,
         "torch": torch.__version__,
     }
+
+
+def _measured(described: dict) -> Measured | None:
+    """What `describe_estimation` wrote, read back; None from a table that does not say all of it."""
+    try:
+        return Measured(
+            {int(k): reason for k, reason in described["unusable"]},
+            NoiseModel(described["noise_readout_counts2"], described["noise_per_count"]),
+            ImageScales(
+                described["matched_filter_px"],
+                described["base_px"],
+                described["lattice_period_px"],
+                described["stride_px"],
+            ),
+        )
+    except KeyError:
+        return None

@@ -27,7 +27,7 @@ def damage(
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Write the damage of each region (`table`, and the same as .csv beside it) and its critical fluence."""
-    series, source = open_source(frames, "cpu")
+    series, source = open_source(frames, "cpu", trajectory)
     track, affines, valid, origin = open_trajectory(trajectory)
     maps = read_maps(decay)
     regions = grid_regions(series.frame_shape, (settings.grid[0], settings.grid[1]))

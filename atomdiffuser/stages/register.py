@@ -64,6 +64,7 @@ def register(
         "settings": dataclasses.asdict(settings),
         "reference_frame": origin,
         "frame_shape": list(series.frame_shape),
+        "lattice_vectors_px": drift.lattice_vectors_px,
         "estimation": describe_estimation(source),
         "drift_from": "",
     }

@@ -18,7 +18,8 @@ def blob_at(y: float, x: float) -> torch.Tensor:
 
 
 def peaks(reference, moving, **options):
-    return correlation_peaks(reference, moving, **{"max_shift_px": 25.0, "count": 4, "separation_px": 5.0, **options})
+    found = correlation_peaks(reference, moving, **{"max_shift": 25.0, "count": 4, "separation": 5.0, **options})
+    return found.shifts, found.correlation
 
 
 @pytest.mark.parametrize("shift", [(7, 0), (0, -12), (-5, 9), (0, 0)])
@@ -37,7 +38,7 @@ def test_a_blob_that_moves_down_and_right() -> None:
 
 
 def test_shifts_beyond_the_limit_are_not_offered() -> None:
-    shifts, correlation = peaks(blob_at(25, 25), blob_at(25, 45), max_shift_px=15.0)
+    shifts, correlation = peaks(blob_at(25, 25), blob_at(25, 45), max_shift=15.0)
     assert torch.all(shifts.norm(dim=-1)[torch.isfinite(correlation)] <= 15.8)
 
 

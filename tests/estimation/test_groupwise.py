@@ -7,9 +7,9 @@ import torch
 from measured_pairs import SHAPE, error_px, rms, series, source
 
 from atomdiffuser import geometry as g
+from atomdiffuser.estimation.fit_template import aligned_part, sum_fit_template
 from atomdiffuser.estimation.groupwise import refine_trajectory
 from atomdiffuser.estimation.register import FitOptions, register_from
-from atomdiffuser.estimation.template import TemplateSum, aligned_part, sum_template
 
 N = 8
 FADING = dict(n_frames=N, critical_fluence=9000.0)
@@ -30,7 +30,7 @@ def test_every_frame_gets_closer_to_the_truth() -> None:
         s = series(**FADING, seed=seed)
         src, true = source(s), torch.as_tensor(s.frame_from_reference)
         start = disturbed(true, seed)
-        found = refine_trajectory(src, start, SIGMA, 0, FitOptions(src.noise, src.scales), rounds=1)
+        found = refine_trajectory(src, start, SIGMA, 0, FitOptions.of(src), rounds=1)
         before.append(error_px(start, true))
         after.append(error_px(found.frame_from_reference, true))
     before, after = np.stack(before), np.stack(after)
@@ -44,8 +44,8 @@ def test_late_frames_are_placed_better_than_by_the_pair_with_the_first() -> None
     for seed in range(4):
         s = series(n_frames=N, electrons_per_px=20.0, critical_fluence=12000.0, seed=seed)
         src, true = source(s), torch.as_tensor(s.frame_from_reference)
-        options = FitOptions(src.noise, src.scales)
-        alone = register_from(src.prepared([0] * N), src.prepared(range(N)), true, options)
+        options = FitOptions.of(src)
+        alone = register_from(src.fit_frames([0] * N), src.fit_frames(range(N)), true, options)
         start = torch.cat([true[:1], alone.moving_from_reference[1:]])
         found = refine_trajectory(src, start, alone.displacement_sigma_px.numpy(), 0, options, rounds=1)
         pair.append(error_px(start, true)[late])
@@ -62,13 +62,12 @@ def test_a_frame_is_left_out_of_its_own_template() -> None:
     s = series(**FADING, electrons_per_px=30.0)
     src, true = source(s), torch.as_tensor(s.frame_from_reference)
     start = disturbed(true, 8)
-    total = sum_template(src, start, range(N))
-    nothing = TemplateSum(*(torch.zeros_like(t) for t in (total.filtered, total.base, total.count)))
-    options = FitOptions(src.noise, src.scales)
+    total = sum_fit_template(src, start, range(N))
+    options = FitOptions.of(src)
     k = N - 1
     own = aligned_part(src, k, start[k])
-    fit = lambda left_out: register_from(total.without(left_out), src.prepared([k]), start[k : k + 1], options)
-    with_itself, without = fit(nothing), fit(own)
+    fit = lambda template: register_from(template.mean(), src.fit_frames([k]), start[k : k + 1], options)
+    with_itself, without = fit(total), fit(total - own)
     assert error_px(without.moving_from_reference, true[k : k + 1])[0] < 4 * float(without.displacement_sigma_px[0])
     assert error_px(with_itself.moving_from_reference, start[k : k + 1]) < 0.8 * error_px(
         without.moving_from_reference, start[k : k + 1]
@@ -78,10 +77,10 @@ def test_a_frame_is_left_out_of_its_own_template() -> None:
 def test_sums_and_counts_of_a_template_are_those_of_its_frames() -> None:
     s = series(**FADING)
     src, true = source(s), torch.as_tensor(s.frame_from_reference)
-    total = sum_template(src, true, range(N))
+    total = sum_fit_template(src, true, range(N))
     assert float(total.count.max()) == N and float(total.count.min()) == 0
-    left = total.without(aligned_part(src, 2, true[2]))
-    again = sum_template(src, true, [k for k in range(N) if k != 2])
+    left = (total - aligned_part(src, 2, true[2])).mean()
+    again = sum_fit_template(src, true, [k for k in range(N) if k != 2])
     assert torch.allclose(left.base, (again.base / again.count.clamp_min(1)).float(), atol=1e-3)
     assert torch.isinf(left.noise_share[again.count < 0.5]).all()
 
@@ -90,7 +89,7 @@ def test_a_faint_frame_converges() -> None:
     """One in eight faint frames is thrown away, started from the truth: the step stays at 0.027 px where σ is 0.25."""
     s = series(**FADING, seed=0)
     src, true = source(s), torch.as_tensor(s.frame_from_reference)
-    found = register_from(src.prepared([0]), src.prepared([6]), true[6:7], FitOptions(src.noise, src.scales))
+    found = register_from(src.fit_frames([0]), src.fit_frames([6]), true[6:7], FitOptions.of(src))
     assert error_px(found.moving_from_reference, true[6:7])[0] < float(found.displacement_sigma_px[0])
     assert found.valid[0], found.reason
 
@@ -100,7 +99,7 @@ def test_what_jumps_is_not_believed_and_two_frames_are_left_alone() -> None:
     src, true = source(s), torch.as_tensor(s.frame_from_reference)
     far = true.clone()
     far[5] = g.translation(torch.tensor([0.0, 2.0], dtype=torch.float64)) @ far[5]
-    options = FitOptions(src.noise, src.scales)
+    options = FitOptions.of(src)
     found = refine_trajectory(src, far, np.full(N, 0.02), 0, options, rounds=1)
     assert np.isnan(found.frame_sigma_px[5])  # the cure would move it by 2 px where the trajectory claims 0.02
     unknown = true.clone()
@@ -113,6 +112,6 @@ def test_frames_without_a_place_get_none() -> None:
     s = series(**FADING)
     src, known = source(s), torch.as_tensor(s.frame_from_reference).clone()
     known[4] = torch.nan
-    found = refine_trajectory(src, known, SIGMA, 0, FitOptions(src.noise, src.scales), rounds=1)
+    found = refine_trajectory(src, known, SIGMA, 0, FitOptions.of(src), rounds=1)
     assert torch.isnan(found.frame_from_reference[4]).all() and np.isfinite(found.frame_sigma_px[[1, 3, 5]]).all()
     assert SHAPE == src.shape

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from measured_pairs import SHAPE, error_px, pairs, rms, source
 
 from atomdiffuser import geometry as g
-from atomdiffuser.estimation import joint_fit
+from atomdiffuser.estimation import linearised
 from atomdiffuser.estimation.register import FitOptions, register_from
 
 
 def prepared(batch):
     src = source(np.stack([batch.reference.numpy(), batch.moving.numpy()], 1).reshape(-1, *SHAPE))
     n = len(batch)
-    return src.prepared(range(0, 2 * n, 2)), src.prepared(range(1, 2 * n, 2)), FitOptions(src.noise, src.scales)
+    return src.fit_frames(range(0, 2 * n, 2)), src.fit_frames(range(1, 2 * n, 2)), FitOptions.of(src)
 
 
 def neighbourhood(true: torch.Tensor) -> torch.Tensor:
@@ -74,7 +76,7 @@ def test_decay_that_varies_over_the_frame_does_not_bend_the_drift(pattern, monke
     found = register_from(reference, moving, true, options)
     z = rms(error_px(found.moving_from_reference, true) / found.displacement_sigma_px.numpy())
     assert 0.7 < z < 1.4
-    monkeypatch.setattr(joint_fit, "FIELD_PRIOR_SIGMA", 1e-6)
+    monkeypatch.setattr(linearised, "FIELD_PRIOR_SIGMA", 1e-6)
     stiff = register_from(reference, moving, true, options)
     z_stiff = rms(error_px(stiff.moving_from_reference, true) / stiff.displacement_sigma_px.numpy())
     assert z_stiff > 1.6 and z_stiff > 1.6 * z
@@ -96,8 +98,8 @@ def test_fields_tell_intensity_from_contrast() -> None:
     fit = options.fit(reference, moving, batch.moving_from_reference)
     inner = (slice(None), slice(2, -2), slice(2, -2))
     contrast = batch.contrast.mean((1, 2)).double()
-    assert rms(fit.intensity_nodes[inner].mean((1, 2)) - 1) < 0.01
-    assert rms(fit.contrast_nodes[inner].mean((1, 2)) - contrast) < 0.06 and rms(contrast - 1) > 0.2
+    assert rms(fit.fields[:, 0][inner].mean((1, 2)) - 1) < 0.01
+    assert rms(fit.fields[:, 1][inner].mean((1, 2)) - contrast) < 0.06 and rms(contrast - 1) > 0.2
 
 
 def test_there_and_back_is_nowhere() -> None:
@@ -113,7 +115,7 @@ def test_two_frames_of_noise_are_no_pair(rng) -> None:
     frames = rng.poisson(20, (20, *SHAPE))
     src = source(frames)
     found = register_from(
-        src.prepared(range(10)), src.prepared(range(10, 20)), g.identity(10), FitOptions(src.noise, src.scales)
+        src.fit_frames(range(10)), src.fit_frames(range(10, 20)), g.identity(10), FitOptions.of(src)
     )
     assert not found.valid.any() and set(found.reason) <= {"no common structure above the noise"}
 
@@ -121,7 +123,7 @@ def test_two_frames_of_noise_are_no_pair(rng) -> None:
 def test_too_few_steps_are_reported() -> None:
     batch = pairs(2)
     reference, moving, options = prepared(batch)
-    hasty = FitOptions(options.noise, options.scales, max_iterations=1)
+    hasty = dataclasses.replace(options, max_iterations=1)
     found = register_from(reference, moving, neighbourhood(batch.moving_from_reference), hasty)
     assert not found.valid.any() and found.reason[0] == "fit did not converge in 1 steps"
 
