@@ -194,6 +194,6 @@ def _inside_region(drift: DriftEstimate, simulated: SimulatedSeries, k: int) -> 
 
 def _row(part: str, case: str, n: int, what: str, value: float, limit) -> dict:
     low, high = limit if isinstance(limit, tuple) else (-np.inf, limit)
-    reached = "" if np.isnan(high) else "yes" if low <= value <= high else "NO"
+    reached = bool(np.isnan(high) or low <= value <= high)
     shown = f"{low:g}–{high:g}" if low > -np.inf else "" if np.isnan(high) else f"{high:g}"
     return dict(zip(COLUMNS, (part, case, n, what, round(float(value), 3), shown, reached), strict=True))

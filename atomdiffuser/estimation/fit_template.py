@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from atomdiffuser.estimation.fit_frames import SPLINE_REACH, FitFrames
+from atomdiffuser.estimation.fit_frames import SPLINE_REACH, FitFrames, FitGrid, denoise
 from atomdiffuser.estimation.frame_source import FrameSource
+from atomdiffuser.estimation.noise import NoiseModel
+from atomdiffuser.estimation.prepare import noise_of
 from atomdiffuser.interpolation import (
     affine_coordinates,
     filter_separable,
@@ -22,20 +24,25 @@ from atomdiffuser.interpolation import (
 
 @dataclass(frozen=True)
 class FitTemplateSum:
-    """Sums over aligned frames on a fit grid, each (1, Y, X): lightly filtered image, local mean, denoised lattice, and
-    how many frames looked.
+    """Sums over aligned frames on a fit grid, each (1, Y, X): lightly filtered image, local mean, and how many frames
+    looked.
     """
 
     light: Tensor
     base: Tensor
-    clean: Tensor
     count: Tensor
+    grid: FitGrid
+    noise: NoiseModel
 
     def __add__(self, other: FitTemplateSum) -> FitTemplateSum:
-        return FitTemplateSum(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+        return FitTemplateSum(
+            self.light + other.light, self.base + other.base, self.count + other.count, self.grid, self.noise
+        )
 
     def __sub__(self, other: FitTemplateSum) -> FitTemplateSum:
-        return FitTemplateSum(*(getattr(self, f.name) - getattr(other, f.name) for f in fields(self)))
+        return FitTemplateSum(
+            self.light - other.light, self.base - other.base, self.count - other.count, self.grid, self.noise
+        )
 
     def mean(self, *, as_moving: bool = False) -> FitFrames:
         """The mean frame. As the moving frame of a fit it is sampled, so it needs spline coefficients, and its noise is
@@ -44,6 +51,7 @@ class FitTemplateSum:
         known = self.count > 0.5
         mean = lambda total: torch.where(known, total / self.count.clamp_min(1), 0.0).float()
         light, base = mean(self.light), mean(self.base)
+        variance = torch.where(known, noise_of(base, self.grid.noise(self.noise)) / self.count.clamp_min(1), 0.0)
         coefficients, share = torch.zeros_like(base), torch.where(known, 1 / self.count.clamp_min(1), torch.inf).float()
         if as_moving:
             prefilter = spline_prefilter_kernel(SPLINE_REACH)
@@ -53,7 +61,9 @@ class FitTemplateSum:
             coefficients=coefficients,
             base=base,
             lattice=light - base,
-            clean=mean(self.clean),
+            clean=denoise(
+                light - base, variance.float().mean((1, 2)), self.grid.filter_width, sharpen=self.grid.stride == 1
+            ),
             noise_share=share,
             good=known.float(),
         )
@@ -72,8 +82,9 @@ def aligned_part(
     return FitTemplateSum(
         (inside * sample_spline(frame.coefficients, y, x)).double(),
         (inside * sample_linear(frame.base, y, x)).double(),
-        (inside * sample_linear(frame.clean, y, x)).double(),
         inside.double(),
+        grid,
+        source.noise,
     )
 
 

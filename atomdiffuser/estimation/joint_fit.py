@@ -30,8 +30,8 @@ from atomdiffuser.estimation.noise import NoiseModel
 
 LARGEST_STEP_PX = 1.5
 LARGEST_VARIANCE_RATIO = 2.0  # of an alternative's noise over the first's; more is a field gone astray
-RELINEARISE_PX = 0.3
-RELINEARISE_FIELDS = 0.15  # RMS over the nodes: the weights follow the fields
+RELINEARISE_PX = 0.05  # what the denoised frames say depends on where they were compared, by 1 % of σ at this distance
+RELINEARISE_FIELDS = 0.04  # RMS over the nodes: the weights follow the fields
 
 
 @dataclass(frozen=True)

@@ -212,6 +212,8 @@ def choose_start(
     affine, fields = first.moving_from_reference.clone(), first.fields.clone()
     hops = torch.zeros(len(reference), dtype=torch.float64, device=affine.device)
     for index in torch.nonzero(rivals[:, 1:].any(1))[:, 0].split(CONTESTED_AT_ONCE):
+        if index.numel() == 0:
+            break
         keep = rivals[index].any(0)
         keep[0] = True
         away = torch.where(rivals[index][:, keep, None], (shifts - shifts[:, :1])[index][:, keep], 0.0)
@@ -256,7 +258,9 @@ def _register_turned(pairs: FitPairs, options: FitOptions) -> PairRegistration:
             start
         )
         turn = geometry.translation(centre) @ turn @ geometry.translation(-centre)
-        y, x = affine_coordinates(options.coarse_grid.to_samples(turn)[None], reference.shape)
+        y, x = affine_coordinates(
+            options.coarse_grid.to_samples(turn).expand(len(pairs), 3, 3), reference.shape
+        )
         turned = dataclasses.replace(
             moving, lattice=sample_linear(moving.lattice, y, x), good=moving.good.amin((1, 2), True)
         )

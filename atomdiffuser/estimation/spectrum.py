@@ -11,6 +11,7 @@ from torch import Tensor
 
 FILTER_CANDIDATES_PX = (0.8, 1.0, 1.3, 1.6, 2.0, 2.5, 3.2, 4.0, 5.0)
 STRIDES = (4, 2)
+CLEAR_OF_NOISE = 3.5
 LOST_TO_STRIDE = 0.03  # 1.5 % of σ
 WINDOW_PX = 256
 SMALLEST_WINDOW_PX = 96
@@ -52,7 +53,7 @@ def measure_scales(frames: Tensor) -> ImageScales:
     shorter = min(frames.shape[-2:])
     base = 0.55 * period if period else shorter / 10
     base_px = float(min(max(base, 2 * filter_px, 3.0), shorter / 6))
-    return ImageScales(filter_px, base_px, period, _stride(power, frequency, floor, frames.shape[0]))
+    return ImageScales(filter_px, base_px, period, _stride(power, frequency, floor))
 
 
 def lattice_noise_energy(scales: ImageScales) -> float:
@@ -105,7 +106,7 @@ def _matched_width(signal: Tensor, frequency: Tensor, floor: float) -> float:
     return min(FILTER_CANDIDATES_PX, key=variance)
 
 
-def _stride(power: Tensor, frequency: Tensor, floor: float, n_frames: int) -> int:
+def _stride(power: Tensor, frequency: Tensor, floor: float) -> int:
     """How coarsely the frames can be sampled before information on a shift is lost.
 
     It is f²·S²/(2SN + N²) at each frequency, S only where it stands clear of the noise; what the corners of the
@@ -113,7 +114,7 @@ def _stride(power: Tensor, frequency: Tensor, floor: float, n_frames: int) -> in
     frequencies.
     """
     smoothed = F.avg_pool2d(power[None, None], 3, 1, 1, count_include_pad=False)[0, 0]
-    clear = smoothed > floor * (1 + 8 / (5 * n_frames) ** 0.5)
+    clear = smoothed > CLEAR_OF_NOISE * floor
     signal = torch.where(clear, smoothed - floor, 0.0)
     density = signal**2 / (2 * signal * floor + floor**2)
     information = frequency**2 * (density - density[frequency > 0.42].mean())

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from atomdiffuser import geometry
 from atomdiffuser.errors import StoreError
+from atomdiffuser.estimation.fit_frames import FitGrid, prepare_fit_frames
 from atomdiffuser.estimation.local_regression import BANDWIDTHS_PX, DecayMaps, estimate_decay_maps, full_resolution
 from atomdiffuser.estimation.noise import NoiseModel
 from atomdiffuser.estimation.prepare import prepare_frames
@@ -111,8 +112,12 @@ def _network_answer(model: AtomDiffuser, pairs: PairBatch, drift: Tensor | None)
 
 def _refined(pairs: PairBatch, k: int, start: Tensor) -> Tensor:
     frames, noise, scales = _counted(pairs, k)
-    prepared = prepare_frames(frames, scales)
-    found = register_from(prepared.select([0]), prepared.select([1]), start, FitOptions(noise=noise, scales=scales))
+    shape = (frames.shape[-2], frames.shape[-1])
+    grid, coarse = (FitGrid.of(shape, scales, coarse=c) for c in (False, True))
+    prepared = prepare_fit_frames(frames, grid, noise)
+    found = register_from(
+        prepared.select([0]), prepared.select([1]), start, FitOptions(grid, coarse, noise=noise, scales=scales)
+    )
     return torch.where(found.valid[:, None, None], found.moving_from_reference, start)
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from atomdiffuser import geometry
 from atomdiffuser.estimation.frame_source import FrameSource
-from atomdiffuser.estimation.joint_fit import DERIVATIVE
+from atomdiffuser.estimation.linearised import DERIVATIVE
 from atomdiffuser.estimation.prepare import noise_of
 from atomdiffuser.interpolation import (
     affine_coordinates,
