@@ -122,3 +122,19 @@ def test_frames_without_structure_are_not_trusted_by_the_network() -> None:
     found = estimate_pairs(*rng.poisson(20.0, (2, *SHAPE)), refine=False)
     assert not found.valid[0] and "no common structure" in found.reason[0]
     assert np.isnan(found.moving_from_reference).all() and np.isnan(found.contrast).all()
+
+
+def test_a_turned_particle_is_found_with_the_network_only() -> None:
+    """A gold particle that turned and moved far: correlation peaks alone lead the fit 19 px astray."""
+    ranges = PairRanges(electrons=(20.0, 20.0), loss=(0.0, 0.6))
+    turned = simulate_pairs(8, (256, 256), 31, crystals=("nanoparticle",), ranges=ranges)
+    k, true = 3, turned.moving_from_reference[3:4]
+    detector = {"dark_level": float(turned.dark_level[k]), "gain_e": float(turned.gain_e[k])}
+    errors = [
+        float(geometry.displacement_rms_px(torch.as_tensor(found.moving_from_reference), true, (256, 256)))
+        for found in (
+            estimate_pairs(turned.reference[k].numpy(), turned.moving[k].numpy(), maps=False, predict=p, **detector)
+            for p in (True, False)
+        )
+    ]
+    assert errors[0] < 0.3 and errors[1] > 5
