@@ -23,14 +23,15 @@ demo: $(STAMPS)/demo  ## write a small session with known truth, analyse it, nam
 	@$(BIN)/python -m atomdiffuser demo "$(DEMO)"
 
 .PHONY: test
-test: $(STAMPS)/test $(STAMPS)/demo  ## run every test
+test: $(STAMPS)/test $(STAMPS)/demo $(STAMPS)/docs $(STAMPS)/citation  ## run every test
 	@# threads of workers that outnumber the cores wait for each other
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 
 .PHONY: lint
-lint: $(STAMPS)/lint  ## check style of Python and rules
+lint: $(STAMPS)/lint  ## check style of Python and rules, and types of the public interface
 	@$(BIN)/ruff check .
 	@$(BIN)/snakefmt --check Snakefile workflow
+	@$(BIN)/mypy
 
 .PHONY: benchmark
 benchmark: $(STAMPS)/demo  ## measure accuracy and speed against known truth
@@ -39,6 +40,10 @@ benchmark: $(STAMPS)/demo  ## measure accuracy and speed against known truth
 .PHONY: benchmark-drift
 benchmark-drift: $(STAMPS)/base $(STAMPS)/peers  ## compare drift of pairs with other registration tools
 	@$(BIN)/python -m atomdiffuser evaluate drift artefacts/benchmarks/drift
+
+.PHONY: wheel
+wheel: $(STAMPS)/base  ## build the wheel, with weights and workflow inside, into dist/
+	@$(PIP) wheel --no-deps --no-build-isolation -w dist .
 
 .PHONY: schema
 schema: $(STAMPS)/base  ## write config/config.yaml and its schema from atomdiffuser/config.py
@@ -50,7 +55,13 @@ lock: setup-all $(STAMPS)/peers  ## pin what is installed in .venv
 
 .PHONY: setup setup-all
 setup: $(STAMPS)/base  ## install what the workflow needs
-setup-all: $(STAMPS)/demo $(STAMPS)/test $(STAMPS)/lint  ## install all extras too
+setup-all: $(STAMPS)/demo $(STAMPS)/docs $(STAMPS)/test $(STAMPS)/lint  ## install all extras too
+
+# cffconvert wants an older jsonschema than the workflow, so it lives in a folder of its own.
+$(STAMPS)/citation: requirements/citation.txt $(STAMPS)/base
+	@rm -rf $(VENV)/cffconvert
+	@$(PIP) install --target $(VENV)/cffconvert -r $<
+	@touch $@
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "AtomDiffuser needs Python 3.11 or newer; found none. Set PYTHON=/path/to/python3."; exit 1; }
@@ -62,6 +73,6 @@ $(STAMPS)/base: requirements/lock.txt pyproject.toml | $(BIN)/python
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@mkdir -p $(STAMPS) && touch $@
 
-$(STAMPS)/demo $(STAMPS)/peers $(STAMPS)/test $(STAMPS)/lint: $(STAMPS)/%: requirements/%.txt $(STAMPS)/base
+$(STAMPS)/demo $(STAMPS)/docs $(STAMPS)/peers $(STAMPS)/test $(STAMPS)/lint: $(STAMPS)/%: requirements/%.txt $(STAMPS)/base
 	@$(PIP) install -r $<
 	@mkdir -p $(STAMPS) && touch $@

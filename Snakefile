@@ -4,18 +4,24 @@
 #
 # Settings: config/config.yaml.  Rules: workflow/rules/.  Options that are set for you: workflow/profiles/default/.
 
+import os
+
 from snakemake.utils import min_version
 
 min_version("9.0")
 
+HERE = workflow.current_basedir.get_path_or_uri(secret_free=True)  # this folder, also as a module of another workflow
 
-configfile: f"{workflow.basedir}/config/config.yaml"
+
+configfile: f"{HERE}/config/config.yaml" if os.path.isdir(HERE) else workflow.source_path("config/config.yaml")
 
 
 include: "workflow/rules/common.smk"
 
 
-workdir: FOLDERS.working
+if not IS_MODULE:
+
+    workdir: FOLDERS.working
 
 
 localrules:

@@ -8,7 +8,8 @@ from typing import Any
 import rich_click as click
 
 from atomdiffuser._version import __version__
-from atomdiffuser.cli_options import INPUT_FILE, INPUT_FOLDER, PATH, STORE, settings_options
+from atomdiffuser.cli_export import completion, export
+from atomdiffuser.cli_options import INPUT, INPUT_FILE, INPUT_FOLDER, PATH, STORE, settings_options
 from atomdiffuser.cli_run import run_stage, stage_options
 from atomdiffuser.cli_train import evaluate, train
 from atomdiffuser.config import (
@@ -20,28 +21,36 @@ from atomdiffuser.config import (
     ReportSettings,
 )
 
+EXIT_CODES = """
+Exit codes: 0 all went well; 1 something failed, said in one line (of `run`: at least one series failed, the others are
+analysed); 2 the command was not understood; 130 interrupted. ATOMDIFFUSER_DEBUG=1 shows tracebacks.
+"""
 STAGES = ["convert", "register", "decay", "damage", "align", "report", "summary"]
 click.rich_click.COMMAND_GROUPS = {
     "*": [
-        {"name": "Start here", "commands": ["demo", "run", "info", "simulate"]},
+        {"name": "Start here", "commands": ["demo", "run", "info", "export", "simulate"]},
         {"name": "Stages, in order", "commands": STAGES},
         {"name": "The network", "commands": ["train", "evaluate"]},
+        {"name": "This command itself", "commands": ["completion"]},
     ]
 }
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)
 @click.version_option(__version__, prog_name="atomdiffuser")
 def main() -> None:
-    """Separates beam damage from drift in STEM time series."""
+    """Separates beam damage from drift in STEM time series.
+
+    Start with `atomdiffuser demo`, then `atomdiffuser run SESSION` with a folder of your own raw files.
+    """
 
 
-main.add_command(train)
-main.add_command(evaluate)
+for command in (train, evaluate, export, completion):
+    main.add_command(command)
 
 
 @main.command()
-@click.argument("raw", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.argument("raw", nargs=-1, required=True, type=INPUT)
 @click.argument("frames", type=STORE)
 @click.option("--series-id", help="Slug that names the series; default: the name of the folder of FRAMES.")
 @click.option("--name", help="Name for display; default: the raw file's.")
@@ -158,15 +167,28 @@ def align(frames: Path, trajectory: Path, aligned: Path, settings: AlignSettings
 
 @main.command()
 @click.argument("results", type=INPUT_FOLDER)
-@click.argument("output", type=PATH)
+@click.argument("output", type=PATH, required=False)
+@click.option("--open", "open_it", is_flag=True, help="Open the page in the browser.")
 @click.option("--series-id", help="Slug that names the series; default: the name of RESULTS.")
 @click.option("--name", help="Name for display; default: the slug.")
 @click.option("--command", help="Command to print in the page, by which it can be made again.")
 @click.option("--config-hash", default="", help="Hash of all settings, for the status file.")
 @settings_options(ReportSettings)
 @stage_options
-def report(results: Path, output: Path, settings: ReportSettings, run: Any, **names: Any) -> None:
-    """RESULTS, the folder of one series → a page to read (OUTPUT)."""
+def report(
+    results: Path, output: Path | None, open_it: bool, settings: ReportSettings, run: Any, **names: Any
+) -> None:
+    """RESULTS, the folder of one series → a page to read (OUTPUT, or report.html in RESULTS).
+
+    With --open and a page that is there already, as after `run`, the page is only opened; RESULTS may then also be the
+    session or its results folder, for the summary of all series.
+    """
+    from atomdiffuser.cli_pages import finished_page, open_page
+
+    if open_it and output is None and (page := finished_page(results)):
+        open_page(page)
+        return
+    output = output or results / "report.html"
     series_id = names["series_id"] or results.absolute().name
     name = names["name"] or series_id
     status = run["status"] or results / "status.json"
@@ -177,6 +199,8 @@ def report(results: Path, output: Path, settings: ReportSettings, run: Any, **na
         stage(results, output, status, settings, series_id=series_id, name=name, command=names["command"])
 
     run_stage("report", work, name=name, config_hash=names["config_hash"], **{**run, "status": status})
+    if open_it:
+        open_page(output)
 
 
 @main.command()
@@ -198,31 +222,48 @@ def summary(results: Path, entries: Path, html: Path, table: Path, settings: Rep
     run_stage("summary", work, **run)
 
 
-@main.command(context_settings={"ignore_unknown_options": True})
+@main.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": True})
 @click.argument("session", type=INPUT_FOLDER)
 @click.option("--results", type=PATH, help="Folder for the results; default: results/ inside SESSION.")
 @click.option("--cores", default="all", show_default=True, help="Processor cores to use.")
+@click.option("--open", "open_it", is_flag=True, help="Open the summary in the browser when all is done.")
+@click.option("--json", "as_json", is_flag=True, help="Print how it went as JSON; all else goes to stderr.")
 @click.argument("snakemake_args", nargs=-1, type=click.UNPROCESSED)
-def run(session: Path, results: Path | None, cores: str, snakemake_args: tuple[str, ...]) -> None:
+def run(
+    session: Path, results: Path | None, cores: str, open_it: bool, as_json: bool, snakemake_args: tuple[str, ...]
+) -> None:
     """Analyse every series in SESSION: runs the Snakemake workflow.
 
-    What follows `--` goes to Snakemake, such as `-- --use-conda --dry-run`.
+    Options that are not listed here go to Snakemake, such as --dry-run, --use-conda, --configfile mine.yaml or
+    --config damage="{'grid': [4, 4]}". What follows `--` goes there too.
     """
+    from atomdiffuser.cli_pages import open_page, print_outcome
     from atomdiffuser.cli_run import run_workflow
 
-    raise SystemExit(run_workflow(session, results=results, cores=cores, extra=snakemake_args))
+    code = run_workflow(session, results=results, cores=cores, extra=snakemake_args, quiet=as_json)
+    folder = results or session / "results"
+    if as_json:
+        print_outcome(folder, code)
+    if open_it and (folder / "summary.html").is_file():
+        open_page(folder / "summary.html")
+    raise SystemExit(code)
 
 
 @main.command()
 @click.argument("folder", type=PATH, default="atomdiffuser-demo")
 @click.option("--seed", type=int, default=20250810, show_default=True, help="Seed of the simulated specimens.")
 @click.option("--cores", default="all", show_default=True, help="Processor cores to use.")
-def demo(folder: Path, seed: int, cores: str) -> None:
+@click.option("--open", "open_it", is_flag=True, help="Open the summary in the browser when all is done.")
+def demo(folder: Path, seed: int, cores: str, open_it: bool) -> None:
     """Write a small session with known truth to FOLDER/session and analyse it."""
+    from atomdiffuser.cli_pages import open_page
     from atomdiffuser.cli_run import run_workflow, write_demo
 
     write_demo(folder / "session", seed=seed)
-    raise SystemExit(run_workflow(folder / "session", cores=cores))
+    code = run_workflow(folder / "session", cores=cores)
+    if open_it and code == 0:
+        open_page(folder / "session" / "results" / "summary.html")
+    raise SystemExit(code)
 
 
 @main.command()
@@ -244,10 +285,10 @@ def simulate(output: Path, file_format: str, options: tuple[str, ...], **named: 
 
 
 @main.command()
-@click.argument("file", type=click.Path(exists=True, path_type=Path))
+@click.argument("file", type=INPUT)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(file: Path, as_json: bool) -> None:
-    """Say what FILE is: raw microscope file, frame store, maps or table."""
+    """Say what FILE is, and what is missing: raw file, session, results, frame store, maps or table."""
     from atomdiffuser.cli_info import print_info
     from atomdiffuser.cli_run import logging_to, one_sentence
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import os
 import re
 from collections.abc import Callable
@@ -29,9 +30,24 @@ class StorePath(click.Path):
         return path.parent if path.name == "zarr.json" else path
 
 
+class InputPath(click.Path):
+    """A path that must exist; where it does not, the name beside it that was probably meant."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path = Path(os.fsdecode(value))
+        if self.exists and not path.exists():
+            folder = path.parent
+            there = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+            near = difflib.get_close_matches(path.name, there, n=1)
+            hint = f"did you mean {str(folder / near[0])!r}?" if near else f"looked in {folder.absolute()}"
+            self.fail(f"{str(path)!r} does not exist; {hint}", param, ctx)
+        return Path(super().convert(value, param, ctx))
+
+
 PATH = click.Path(path_type=Path)
-INPUT_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-INPUT_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+INPUT = InputPath(exists=True, path_type=Path)
+INPUT_FILE = InputPath(exists=True, dir_okay=False, path_type=Path)
+INPUT_FOLDER = InputPath(exists=True, file_okay=False, path_type=Path)
 STORE = StorePath()
 
 

@@ -134,25 +134,56 @@ def logging_to(path: Path | None) -> Iterator[None]:
         handler.close()
 
 
-def run_workflow(session: Path, *, results: Path | None = None, cores: str = "all", extra: Sequence[str] = ()) -> int:
-    """Run the Snakefile of the checkout on a session; returns Snakemake's exit code."""
-    from atomdiffuser.workflow.config_file import CHECKOUT
+def run_workflow(
+    session: Path, *, results: Path | None = None, cores: str = "all", extra: Sequence[str] = (), quiet: bool = False
+) -> int:
+    """Run the workflow, of the checkout or of the installed package, on a session; returns Snakemake's exit code.
 
-    snakefile = CHECKOUT / "Snakefile"
-    if not snakefile.is_file():
-        fail("run", f"the workflow is not here ({snakefile}); run this from a checkout of AtomDiffuser")
-    config = [f"session={session.absolute()}", *([f"results={results.absolute()}"] if results else [])]
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile), "--cores", cores, "--config", *config]
+    `extra` are further arguments for Snakemake; its `--config` is joined with what names the session. With `quiet`
+    everything goes to stderr.
+    """
+    from atomdiffuser.workflow.package_path import find_snakefile
+
+    snakefile = find_snakefile()
+    if snakefile is None:
+        fail("run", "this installation has no workflow; install the wheel, or run this from a checkout of AtomDiffuser")
+    options, given = split_config(extra)
+    config = [f"session={session.absolute()}", *([f"results={results.absolute()}"] if results else []), *given]
     # --config takes all that follows, so options of the caller go before it
-    command[-len(config) - 1 : -len(config) - 1] = extra
+    command = [
+        sys.executable, "-m", "snakemake", "--snakefile", str(snakefile), "--cores", cores, *options,
+        "--config", *config,
+    ]  # fmt: skip
     try:
-        code = subprocess.call(command)
+        code = subprocess.call(command, **({"stdout": sys.stderr} if quiet else {}))
     except KeyboardInterrupt:
         return 130
     page = (results or session / "results").absolute() / "summary.html"
-    if code == 0 and page.is_file():
+    if code == 0 and page.is_file() and not quiet:
         click.echo(f"Open {page.as_uri()}")  # also when nothing was left to do, and below all that Snakemake says
     return code
+
+
+def split_config(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Snakemake's arguments without its `--config`, and the KEY=VALUE entries of that: it counts once only.
+
+    >>> split_config(["--dry-run", "--config", "damage={'grid': [4, 4]}", "--forceall"])
+    (['--dry-run', '--forceall'], ["damage={'grid': [4, 4]}"])
+    """
+    options: list[str] = []
+    config: list[str] = []
+    taking = False
+    for argument in arguments:
+        if argument in ("--config", "-C"):
+            taking = True
+        elif argument.startswith("--config="):
+            config.append(argument.removeprefix("--config="))
+        elif taking and not argument.startswith("-"):
+            config.append(argument)
+        else:
+            taking = False
+            options.append(argument)
+    return options, config
 
 
 def write_demo(session: Path, *, seed: int) -> None:

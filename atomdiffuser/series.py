@@ -31,6 +31,11 @@ def fluence_per_frame(probe_current_pA: float, dwell_s: float, pixel_size_nm: tu
     Returns
     -------
     Electrons per Å² that one frame brings (Egerton, Microscopy Today 2013, D = I·T/A).
+
+    Examples
+    --------
+    >>> round(fluence_per_frame(50, 20e-6, (0.05**0.5 / 10, 0.05**0.5 / 10)))  # step area 0.05 Å²
+    124830
     """
     step_area_A2 = pixel_size_nm[0] * pixel_size_nm[1] * ANGSTROM_PER_NM**2
     return ELECTRONS_PER_PICOAMPERE_SECOND * probe_current_pA * dwell_s / step_area_A2
@@ -41,6 +46,14 @@ class Acquisition:
     """What is known of how a series was recorded; None means unknown, and stays unknown.
 
     `sources` maps a field name to where its value comes from: "file", "session.yaml" or "assumed".
+
+    Examples
+    --------
+    >>> known = Acquisition(pixel_size_nm=(0.02, 0.02), dwell_s=2e-6)
+    >>> known.fluence_per_frame_e_per_A2, known.missing_for_fluence()
+    (None, ['probe_current_pA'])
+    >>> round(known.with_overrides("mine", probe_current_pA=30).fluence_per_frame_e_per_A2)
+    9362
     """
 
     pixel_size_nm: tuple[float, float] | None = None  # scan step along (y, x)
@@ -128,10 +141,12 @@ class FrameSeries:
 
     @property
     def n_frames(self) -> int:
+        """Number of frames."""
         return int(self.frames.shape[0])
 
     @property
     def frame_shape(self) -> tuple[int, int]:
+        """(Y, X) pixels of a frame."""
         return int(self.frames.shape[1]), int(self.frames.shape[2])
 
     def frame(self, index: int) -> np.ndarray:

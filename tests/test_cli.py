@@ -269,8 +269,8 @@ def test_info_of_an_unknown_file_is_one_line() -> None:
     assert result.stderr.count("\n") == 1
 
 
-def test_run_without_the_workflow_says_where_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("atomdiffuser.workflow.config_file.CHECKOUT", tmp_path)
+def test_run_without_the_workflow_says_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("atomdiffuser.workflow.package_path.find_snakefile", lambda: None)
     result = call("run", ".")
     assert result.exit_code == 1
     assert "run this from a checkout" in result.stderr

@@ -13,7 +13,7 @@ import atomdiffuser
 
 NAMES = {
     "__version__", "Acquisition", "FrameSeries", "PairEstimates", "SeriesEstimate",
-    "estimate_pairs", "estimate_series", "read_series", "simulate_series",
+    "estimate_pairs", "estimate_series", "export", "open_results", "read_series", "simulate_series",
 }  # fmt: skip
 PAIR_FIELDS = (
     "moving_from_reference", "affine_covariance", "displacement_sigma_px", "intensity", "contrast", "intensity_sigma",

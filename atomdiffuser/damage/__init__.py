@@ -1,11 +1,14 @@
-"""Beam damage of regions, from a notebook as from the workflow::
+"""Beam damage of regions, from a notebook as from the workflow.
 
-from atomdiffuser import damage, read_series
+`measure_regions` takes frames and their drift to amplitudes of each region, `fit_regions` those to critical fluences;
+`fit_exponential` fits a single curve:
 
-regions = damage.grid_regions(shape, (3, 3))
-measured = damage.measure_regions(source, affines, valid, 0, regions, settings)
-fits = damage.fit_regions(measured, fluence, "e_per_A2", settings, scales)
-fits.critical_fluence      # pandas: a row per region and witness
+>>> import numpy as np
+>>> from atomdiffuser import damage
+>>> fluence = np.linspace(0, 20_000, 11)
+>>> fit = damage.fit_exponential(fluence, np.exp(-fluence / 8_000), np.full(11, 0.01))
+>>> round(fit.critical_fluence, -2), fit.lower_bound
+(8000.0, False)
 """
 
 from __future__ import annotations

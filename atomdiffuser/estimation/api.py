@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -170,6 +171,23 @@ def estimate_pairs(
         When there is neither to be predicted nor refined.
     ShapeError
         When the two stacks differ in shape, or the times do not fit to them.
+
+    Returns
+    -------
+    PairEstimates
+        Affines with covariance, maps on the reference grid, and which pairs succeeded.
+
+    Examples
+    --------
+    >>> from atomdiffuser import estimate_pairs, simulate_series
+    >>> truth = simulate_series("SrTiO3", n_frames=2, shape=(96, 112), electrons_per_px=200, seed=3)
+    >>> frames = truth.series.frames
+    >>> pair = estimate_pairs(frames[0], frames[1], predict=False)
+    >>> bool(pair.valid[0]), pair.moving_from_reference.shape, pair.contrast.shape
+    (True, (1, 3, 3), (1, 96, 112))
+    >>> halfway = pair.at(0.5)
+    >>> halfway.contrast.shape
+    (1, 1, 96, 112)
     """
     reference, moving = (np.asarray(a)[None] if np.ndim(a) == 2 else np.asarray(a) for a in (reference, moving))
     if reference.shape != moving.shape or reference.ndim != 3:
@@ -189,7 +207,8 @@ def estimate_pairs(
     )
     times = None if time is None else np.asarray(time, dtype=float).reshape(-1, 2)
     if times is not None and len(times) != n:
-        raise ShapeError(f"time has shape {np.shape(time)}, expected ({n}, 2): reference and moving of each pair")
+        given = np.asarray(time).shape
+        raise ShapeError(f"time has shape {given}, expected ({n}, 2): reference and moving of each pair")
     results = _empty(n, shape, maps, times)
     for k in range(n):
         blank = source.unusable.get(2 * k) or source.unusable.get(2 * k + 1)
@@ -221,7 +240,7 @@ def estimate_pairs(
 
 
 def estimate_series(
-    frames: np.ndarray,
+    frames: Any,
     *,
     times: np.ndarray | None = None,
     dark_level: float = 0.0,
@@ -231,16 +250,59 @@ def estimate_series(
     settings: RegisterSettings | None = None,
     weights: str = DecaySettings.weights,
 ) -> SeriesEstimate:
-    """Drift and decay of every frame of a series (t, Y, X) against its first usable frame.
+    """Drift and decay of every frame of a series against its first usable frame.
 
-    `times` (t,) in seconds are carried into the table of pairs; with `predict` False the network is left
-    out; `weights` are its own. `settings` win over both where the drift is concerned.
+    Parameters
+    ----------
+    frames
+        (t, Y, X) counts, a HyperSpy `Signal2D`, or a `FrameSeries` such as `read_series` returns.
+    times
+        (t,) start of each frame [s], for arrays; carried into the table of pairs.
+    dark_level
+        Counts without beam.
+    gain_e
+        Electrons per count; None estimates the noise from the frames. A dark level or gain that a `FrameSeries` knows
+        is taken where neither is given here.
+    device
+        "auto", "cpu" or "cuda".
+    predict
+        False leaves the network out.
+    settings
+        Of the register stage; they win over `predict` and `weights` where the drift is concerned.
+    weights
+        The network's: a name of shipped ones, or the path of a file.
+
+    Returns
+    -------
+    SeriesEstimate
+        Affines (t, 3, 3) with 1 σ, maps (t, Y, X), and the pairs that were fitted.
+
+    Raises
+    ------
+    ShapeError
+        When the frames are no stack, or the times do not fit to them.
+    SettingsError
+        When times are given for a signal or series that has its own.
+
+    Examples
+    --------
+    >>> from atomdiffuser import estimate_series, simulate_series
+    >>> truth = simulate_series("SrTiO3", n_frames=3, shape=(96, 112), electrons_per_px=200, seed=3)
+    >>> found = estimate_series(truth.series, predict=False)
+    >>> found.valid.all(), found.frame_from_reference.shape, found.intensity.shape
+    (np.True_, (3, 3, 3), (3, 96, 112))
     """
     from atomdiffuser.estimation.drift_tables import pairs_table
+    from atomdiffuser.interop.frames import as_frame_series
 
-    series = FrameSeries(frames, times_s=times)
+    series = as_frame_series(frames, times=times)
+    known = series.acquisition
+    if dark_level == 0.0 and known.dark_level is not None:
+        dark_level = known.dark_level
+    if gain_e == 1.0 and known.gain_e is not None:
+        gain_e = known.gain_e
     source = FrameSource(series, choose_device(device), dark_level=dark_level, gain_e=gain_e)
-    start = "network" if predict else "correlation"
+    start: Literal["network", "correlation"] = "network" if predict else "correlation"
     drift = estimate_drift(source, settings or RegisterSettings(start=start, weights=weights))
     t, shape = series.n_frames, series.frame_shape
     intensity, contrast = (np.full((t, *shape), np.nan, np.float32) for _ in range(2))
@@ -269,12 +331,11 @@ def estimate_series(
 def _register(
     source: FrameSource, pairs: list[tuple[int, int]], options: FitOptions, predictor: Predictor | None, refine: bool
 ) -> PairRegistration:
-    frames = (source.prepared(side) for side in zip(*pairs, strict=True))
-    if predictor is None:
-        return register_unknown(*frames, options)
-    if not refine:
+    if predictor is not None and not refine:
         return predictor.register(pairs)
-    return register_unknown(*frames, options, starts=predictor.starts(pairs, options))
+    reference, moving = (source.prepared(side) for side in zip(*pairs, strict=True))
+    starts = None if predictor is None else predictor.starts(pairs, options)
+    return register_unknown(reference, moving, options, starts=starts)
 
 
 def _maps(

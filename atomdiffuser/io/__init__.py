@@ -1,0 +1,1 @@
+"""Raw files, sessions, stores and tables: everything that opens or writes files."""

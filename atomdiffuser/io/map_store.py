@@ -18,9 +18,11 @@ from zarr.codecs import ZstdCodec
 
 from atomdiffuser._version import __version__
 from atomdiffuser.errors import ShapeError, StoreError
+from atomdiffuser.io._zspy_maps import describe_for_hyperspy
 from atomdiffuser.io.store import (
     ROOT_KEY,
     create_array,
+    link_zspy,
     multiscales,
     read_attributes,
     replacing_folder,
@@ -118,6 +120,9 @@ def create_maps(
             },
             longest=None,
         )
+        shapes = {name: array.shape for name, array in arrays.items()}
+        describe_for_hyperspy(partial, shapes, stride=stride, step_s=step_s, pixel_size_nm=pixel_size_nm)
+    link_zspy(path)
 
 
 def write_still_maps(
@@ -160,6 +165,9 @@ def write_still_maps(
             },
             longest=None,
         )
+        shapes = {name: np.shape(values) for name, values in maps.items()}
+        describe_for_hyperspy(partial, shapes, stride=stride, step_s=None, pixel_size_nm=pixel_size_nm)
+    link_zspy(Path(path))
 
 
 def read_still_maps(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -170,7 +178,7 @@ def read_still_maps(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, 
     path = Path(path)
     attributes = read_attributes(path, kind="still_maps")
     try:
-        names = sorted(name for name, _ in zarr.open_group(path, mode="r").groups())
+        names = sorted(name for name, _ in zarr.open_group(path, mode="r").groups() if name != "Experiments")
         return {name: zarr.open_array(path / name / "0", mode="r")[...] for name in names}, attributes
     except (OSError, KeyError, ValueError) as error:
         raise StoreError(f"{path}: incomplete maps ({error}); run the damage stage again") from error
@@ -203,6 +211,7 @@ class DecayMaps:
 
     @property
     def n_frames(self) -> int:
+        """Number of frames."""
         return int(self.intensity.shape[0])
 
     def at_full_resolution(self, name: str, index: int, frame_shape: tuple[int, int]) -> np.ndarray:

@@ -70,6 +70,7 @@ class SignalInfo:
 
     @property
     def is_time_series(self) -> bool:
+        """Whether it is one."""
         return self.kind == "time series"
 
 
@@ -107,6 +108,16 @@ def read_series(
         When it holds something else, or several time series and `signal` does not say which.
     MetadataError, SettingsError
         When overrides contradict the data, or are unknown.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from atomdiffuser.stages.simulate import simulate
+    >>> path = tempfile.mkdtemp() + "/lamella.emd"
+    >>> _ = simulate(path, format="emd", n_frames=3, shape=(48, 64), pixel_size_nm=0.03, known_current=False)
+    >>> series = read_series(path, probe_current_pA=30)
+    >>> series.name, series.n_frames, series.frame_shape, series.acquisition.sources["probe_current_pA"]
+    ('lamella', 3, (48, 64), 'argument')
     """
     _check_overrides(overrides)
     trust = bool(overrides.get("time_series"))
@@ -120,7 +131,7 @@ def read_series(
     raw = _choose(where, signals, signal, trust)
     several = sum(classify(s)[0] == "time series" for s in signals) > 1
     stem = where.stem if where.is_file() else where.resolve().name
-    series = _series(raw, f"{stem} {raw.title}" if several else stem)
+    series = series_of(raw, f"{stem} {raw.title}" if several else stem)
     return apply_overrides(series, overrides, source="argument")
 
 
@@ -293,9 +304,11 @@ def describe(signals: Sequence[SignalInfo]) -> str:
     return "; ".join(f"{s.title!r} is {s.reason}" for s in signals)
 
 
-def _series(signal: RawSignal, name: str) -> FrameSeries:
+def series_of(signal: RawSignal, name: str) -> FrameSeries:
+    """A raw signal as a series: times from its axis and recorded starts, calibration from axes and fields."""
     n, axis = signal.data.shape[0], signal.axes[0]
-    step = positive(axis.scale, time_s(axis.unit)) if time_s(axis.unit) else None
+    seconds = time_s(axis.unit)
+    step = positive(axis.scale, seconds) if seconds else None
     times = frame_times(n, step, signal.starts_s, signal.starts_resolution_s)
     if times is not None and n > 1:
         step = step if step and np.allclose(np.diff(times), step, rtol=1e-9) else float(np.median(np.diff(times)))
@@ -305,7 +318,7 @@ def _series(signal: RawSignal, name: str) -> FrameSeries:
     if data.dtype.kind == "b" or data.dtype.byteorder not in "=|":
         data = data.astype(np.uint8 if data.dtype.kind == "b" else data.dtype.newbyteorder("="))
     return FrameSeries(
-        frames=data.rechunk((1, *data.shape[1:])),
+        frames=data.rechunk((1, *data.shape[1:])) if hasattr(data, "rechunk") else data,
         times_s=times,
         acquisition=Acquisition(**known, sources=dict.fromkeys(known, "file")),
         name=name,

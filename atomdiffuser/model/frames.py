@@ -38,6 +38,7 @@ class Window:
 
     @property
     def shape(self) -> tuple[int, int]:
+        """Height and width [px]."""
         return self.height, self.width
 
 
@@ -72,10 +73,12 @@ class PairFrames:
 
     @property
     def shape(self) -> tuple[int, int]:
+        """(Y, X) of the frames [px]."""
         return self.reference.shape[-2], self.reference.shape[-1]
 
     @property
     def device(self) -> torch.device:
+        """Where the frames are."""
         return self.reference.device
 
     def reference_window(self, window: Window) -> tuple[Tensor, Tensor]:

@@ -48,6 +48,7 @@ class Stack(nn.Module):
         self.blocks = nn.ModuleList(Block(width, condition, dilation=d) for d in dilations)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """One block after the other, each with the same condition."""
         for block in self.blocks:
             x = block(x, condition)
         return x

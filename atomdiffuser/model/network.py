@@ -57,6 +57,7 @@ class DriftEstimate:
 
     @property
     def moving_from_reference(self) -> Tensor:
+        """(n, 3, 3) affine after the last step."""
         return self.stages[-1]
 
 
@@ -75,9 +76,11 @@ class AtomDiffuser(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Where the parameters are."""
         return next(self.parameters()).device
 
     def count_parameters(self) -> int:
+        """Number of parameters."""
         return sum(p.numel() for p in self.parameters())
 
     def forward(

@@ -87,10 +87,12 @@ class PairPrediction:
 
     @property
     def intensity_sigma(self) -> Tensor:
+        """(n, Y, X) 1 σ of intensity at τ = 1, NaN where intensity is."""
         return self._masked(full_field(self.log_sigma[:, 0], self.shape).exp(), 0)
 
     @property
     def contrast_sigma(self) -> Tensor:
+        """(n, Y, X) 1 σ of contrast at τ = 1, NaN where contrast is."""
         return self._masked(full_field(self.log_sigma[:, 1], self.shape).exp(), 1)
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -154,7 +155,7 @@ class SimulatedSeries:
     options: SimulationOptions
 
 
-def simulate_series(specimen: str | Specimen = "SrTiO3", *, device: str = "cpu", **options) -> SimulatedSeries:
+def simulate_series(specimen: str | Specimen = "SrTiO3", *, device: str = "cpu", **options: Any) -> SimulatedSeries:
     """A time series of a specimen that drifts and is damaged, with exact truth.
 
     Parameters
@@ -170,6 +171,16 @@ def simulate_series(specimen: str | Specimen = "SrTiO3", *, device: str = "cpu",
     ------
     SettingsError
         When an option is unknown or out of range.
+
+    Examples
+    --------
+    >>> from atomdiffuser import simulate_series
+    >>> simulated = simulate_series("Si", n_frames=3, shape=(48, 64), damage="none", seed=1)
+    >>> simulated.series.frames.shape, simulated.frame_from_reference.shape
+    ((3, 48, 64), (3, 3, 3))
+    >>> simulate_series("Si", n_frame=3)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    atomdiffuser.errors.SettingsError: simulation option 'n_frame' is not known; known are ...
     """
     scenario = _Scenario(specimen, _options(options), device)
     frames = list(scenario.frames())
@@ -185,7 +196,9 @@ def simulate_series(specimen: str | Specimen = "SrTiO3", *, device: str = "cpu",
     )  # fmt: skip
 
 
-def simulate_frames(specimen: str | Specimen = "SrTiO3", *, device: str = "cpu", **options) -> Iterator[SimulatedFrame]:
+def simulate_frames(
+    specimen: str | Specimen = "SrTiO3", *, device: str = "cpu", **options: Any
+) -> Iterator[SimulatedFrame]:
     """The frames of `simulate_series` one after the other, for series that do not fit into memory."""
     return _Scenario(specimen, _options(options), device).frames()
 
@@ -204,7 +217,8 @@ class _Scenario:
         self.options, self.device = options, device
         self.streams = RandomStreams(options.seed, device)
         size = options.pixel_size_nm
-        self.pixel_size_nm = (float(size), float(size)) if isinstance(size, int | float) else tuple(map(float, size))
+        y, x = (size, size) if isinstance(size, int | float) else size
+        self.pixel_size_nm = (float(y), float(x))
         self.name = options.name or (specimen if isinstance(specimen, str) else "specimen")
         if isinstance(specimen, str):
             specimen = named_specimen(

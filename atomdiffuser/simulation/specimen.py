@@ -101,9 +101,11 @@ class ScanGrid:
     warp: Tensor | None = None
 
     def rows(self) -> Tensor:
+        """(n, Y) numbers of the scan lines."""
         return torch.arange(self.shape[0], dtype=torch.float64, device=self.device).expand(len(self), -1)
 
     def columns(self) -> Tensor:
+        """(X,) numbers of the pixels of a line."""
         return torch.arange(self.shape[1], dtype=torch.float64, device=self.device)
 
     def __len__(self) -> int:
@@ -111,6 +113,7 @@ class ScanGrid:
 
     @property
     def device(self) -> torch.device:
+        """Where the grid is."""
         return self.specimen_from_frame.device
 
     def points(self, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -9,7 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-sys.path.insert(0, workflow.basedir)  # this checkout's package, whether or not it is installed
+if os.path.isdir(f"{HERE}/atomdiffuser"):
+    sys.path.insert(0, HERE)  # this checkout's package, whether or not it is installed
+
+# Where another workflow uses this one as a module, working folder, target and closing words are the other's.
+IS_MODULE = not workflow.modifier.is_main_snakefile()
 
 try:
     from atomdiffuser.cli_options import settings_flags
@@ -20,6 +24,7 @@ try:
     from atomdiffuser.workflow.closing import closing_text, run_command, summary_command
     from atomdiffuser.workflow.code_hash import code_hash, weights_fingerprint
     from atomdiffuser.workflow.config_file import read_config
+    from atomdiffuser.workflow.package_path import package_path
     from atomdiffuser.workflow.quiet import calm
     from atomdiffuser.workflow.series_list import (
         CACHE,
@@ -31,8 +36,8 @@ try:
     from atomdiffuser.workflow.session import raw_values, session_folders
 except ModuleNotFoundError as error:
     sys.exit(
-        f"AtomDiffuser: Snakemake's own environment has no {error.name}; run `make setup` in {workflow.basedir} "
-        "and use .venv/bin/snakemake, or `pip install` that folder beside Snakemake"
+        f"AtomDiffuser: Snakemake's own environment has no {error.name}; run `make setup` in the checkout "
+        "and use .venv/bin/snakemake, or `pip install` atomdiffuser beside Snakemake"
     )
 
 calm(logger, dry_run=workflow.output_settings.dryrun)
@@ -42,7 +47,8 @@ try:
     config.update(raw_values(workflow.config_settings.config_args, ("session", "results")))
     SETTINGS = read_config(config)
     WEIGHTS = {stage: weights_fingerprint(getattr(SETTINGS, stage).weights) for stage in ("register", "decay")}
-    FOLDERS = session_folders(config, Path(workflow.workdir_init), directory=workflow.overwrite_workdir)
+    started_in = Path(workflow.workdir_init)
+    FOLDERS = session_folders(config, started_in, directory=started_in if IS_MODULE else workflow.overwrite_workdir)
     SERIES_LIST = FOLDERS.results / LIST
     if workflow.is_main_process:
         if not (FOLDERS.results / CACHE).exists():
@@ -155,9 +161,10 @@ def up_to(threads):
     return max(1, min(threads, workflow.cores // 2))
 
 
-# A job finds this checkout's package also in a conda environment, for which Snakemake unsets PYTHONPATH, and without
-# one the same Python that runs Snakemake.
-prepare = f"set -euo pipefail; export PYTHONPATH={shlex.quote(workflow.basedir)} {IN_JOB}=1; "
+# A job finds this very package also in a conda environment, for which Snakemake unsets PYTHONPATH, and without one the
+# same Python that runs Snakemake.
+PACKAGE_PATH = str(package_path())
+prepare = f"set -euo pipefail; export PYTHONPATH={shlex.quote(PACKAGE_PATH)} {IN_JOB}=1; "
 if "conda" not in {str(m) for m in workflow.deployment_settings.deployment_method}:
     prepare += f"export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH; "
 shell.prefix(prepare.replace("{", "{{").replace("}", "}}"))
@@ -168,7 +175,7 @@ def close(failed):
     if not workflow.is_main_process:
         return
     if failed:
-        environment = {**os.environ, "PYTHONPATH": workflow.basedir}
+        environment = {**os.environ, "PYTHONPATH": PACKAGE_PATH}
         subprocess.run(SUMMARY_COMMAND, cwd=FOLDERS.working, check=False, env=environment)
     print(closing_text(FOLDERS, ENTRIES), file=sys.stderr)
 

@@ -1,0 +1,1 @@
+"""Opens stores, trajectories and whole result folders in napari by drag and drop."""
