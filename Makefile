@@ -45,6 +45,10 @@ benchmark-drift: $(STAMPS)/base $(STAMPS)/peers  ## compare drift of pairs with 
 wheel: $(STAMPS)/base  ## build the wheel, with weights and workflow inside, into dist/
 	@$(PIP) wheel --no-deps --no-build-isolation -w dist .
 
+.PHONY: faults
+faults: $(STAMPS)/base  ## write the fault table of docs/reliability.md from the tests
+	@$(BIN)/python tests/fault_table.py
+
 .PHONY: schema
 schema: $(STAMPS)/base  ## write config/config.yaml and its schema from atomdiffuser/config.py
 	@$(BIN)/python -m atomdiffuser.workflow.config_file
