@@ -41,6 +41,18 @@ benchmark: $(STAMPS)/demo  ## measure accuracy and speed against known truth
 benchmark-drift: $(STAMPS)/base $(STAMPS)/peers  ## compare drift of pairs with other registration tools
 	@$(BIN)/python -m atomdiffuser evaluate drift artefacts/benchmarks/drift
 
+.PHONY: docs figures picture
+docs: $(STAMPS)/docs  ## build the documentation into artefacts/site, warnings are errors
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "Open file://$(CURDIR)/artefacts/site/index.html"
+
+figures: $(STAMPS)/docs  ## draw the figures of docs/concepts again
+	@$(BIN)/python docs/figures.py
+
+picture: $(STAMPS)/demo $(STAMPS)/test  ## take the picture in the README again, from the demo's report (needs Chromium)
+	@$(BIN)/python -m atomdiffuser demo "$(DEMO)"
+	@$(BIN)/python docs/picture.py "$(DEMO)/session/results/LLZO_mass_loss/report.html"
+
 .PHONY: wheel
 wheel: $(STAMPS)/base  ## build the wheel, with weights and workflow inside, into dist/
 	@$(PIP) wheel --no-deps --no-build-isolation -w dist .

@@ -6,6 +6,8 @@ import dataclasses
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +22,8 @@ from tiny_sessions import (
     Session,
     write_raw,
 )
+
+from atomdiffuser.workflow.config_file import CHECKOUT
 
 
 @pytest.fixture(scope="session")
@@ -56,6 +60,21 @@ def damaged(shared: Path, analysed: tuple[Path, Run]) -> tuple[Path, Run]:
         return Session(folder).run()
 
     return folder, once(shared / "damaged.json", second_run)
+
+
+@pytest.fixture(scope="session")
+def demo_session(shared: Path) -> Path:
+    """The demonstration session, analysed by the documented command; made by whichever test process comes first."""
+    folder = shared / "demo"
+
+    def demo() -> Run:
+        command = [sys.executable, "-m", "atomdiffuser", "demo", str(folder)]
+        done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+        return Run(done.returncode, done.stdout + done.stderr)
+
+    run = once(shared / "demo.json", demo)
+    assert run.code == 0, run.said[-2000:]
+    return folder / "session"
 
 
 @pytest.fixture

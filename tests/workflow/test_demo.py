@@ -29,11 +29,8 @@ def demo(folder: Path) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture(scope="module")
-def session(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("demo")
-    done = demo(folder)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return folder / "session"
+def session(demo_session) -> Path:
+    return demo_session
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +71,8 @@ def test_all_files_of_a_series_are_there_and_open_in_hyperspy(session):
         folder = session / "results" / series
         assert [name for name in FILES if not (folder / name).exists()] == []
         assert read_status(folder / "status.json").state == "ok"
+        assert {s.metadata.General.title for s in hs.load(str(folder / "decay.zspy"), lazy=True)} >= {"contrast"}
+        assert hs.load(str(folder / "damage_maps.zspy"), lazy=True)
     aligned = hs.load(str(session / "results" / "LLZO_mass_loss" / "aligned.zspy"), lazy=True)
     assert aligned.data.shape == (10, 224, 288)
     assert [a.units for a in aligned.axes_manager._axes] == ["s", "nm", "nm"]
