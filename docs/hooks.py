@@ -60,7 +60,7 @@ def config_page() -> str:
     lines = [
         "# Settings", "",
         "Every setting of `config/config.yaml`, by stage. Only what depends on a changed setting is computed again;",
-        "keys that do not exist and values out of range are named before anything runs. Three ways to change one are in",
+        "keys that do not exist and values out of range are named before anything runs. Three ways to change one:",
         "[Choose regions](../howto/regions.md#the-grid); the flags of single stages in [Command line](cli.md).", "",
         "| key | meaning |", "|---|---|",
         *(f"| `{name}` | {_cell(text)} |" for name, text in PATHS.items()), "",
@@ -161,7 +161,8 @@ def notebook_page(path: Path) -> tuple[str, dict[str, bytes]]:
 
     notebook = nbformat.read(path, as_version=4)
     names = "images/tutorial_{cell_index}_{index}{extension}"
-    exporter = MarkdownExporter(config={"ExtractOutputPreprocessor": {"enabled": True, "output_filename_template": names}})
+    pictures = {"enabled": True, "output_filename_template": names}
+    exporter = MarkdownExporter(config={"ExtractOutputPreprocessor": pictures})
     text, resources = exporter.from_notebook_node(notebook)
     note = f"!!! note\n    This page is the notebook `docs/{path.name}` of the repository, which the tests run.\n"
     first, _, rest = text.lstrip().partition("\n")
