@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,25 @@ def print_info(path: Path, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(facts, indent=1, ensure_ascii=False, default=str))
         return
-    click.echo(as_text(facts))
+    click.echo(session_text(facts) if facts["kind"] == "session" else as_text(facts))
     if advice := missing_text(facts):
         click.echo(f"\n{advice}")
+
+
+def session_text(facts: dict[str, Any]) -> str:
+    """A session in one line a series: first what is analysed or will be, then what is skipped and why."""
+    found = [s for s in facts["series"] if s["state"] != "skipped"]
+    skipped = [s for s in facts["series"] if s["state"] == "skipped"]
+    lines = [f"{facts['file']}: {len(found)} series"]
+    for entry in found:
+        shared = f", drift of {entry['drift_from']}" if "drift_from" in entry else ""
+        reason = f": {entry['reason']}" if "reason" in entry else ""
+        lines.append(f"  {entry['name']}: {entry['state']}{shared}{reason}")
+    if skipped:
+        lines += ["", f"{len(skipped)} skipped", *(f"  {s['name']}: {s['reason']}" for s in skipped)]
+    if any(s["state"] == "not analysed yet" for s in found):
+        lines += ["", f"Analyse: atomdiffuser run {shlex.quote(facts['file'])}"]
+    return "\n".join(lines)
 
 
 def missing_text(facts: dict[str, Any]) -> str:

@@ -141,6 +141,9 @@ def test_info_of_a_session_lists_its_series_and_of_results_how_they_went(snakema
     before = {s["name"]: s for s in json.loads(call("info", "s", "--json").stdout)["series"]}
     assert before["A"]["state"] == "not analysed yet"
     assert (before["overview"]["state"], "single image" in before["overview"]["reason"]) == ("skipped", True)
+    shown = call("info", "s").stdout
+    assert shown.index("  A: not analysed yet\n") < shown.index("1 skipped\n  overview: a single image")
+    assert shown.endswith("Analyse: atomdiffuser run s\n")
     call("run", "s")
     told = json.loads(call("info", "s/results", "--json").stdout)
     assert told["kind"] == "results of a session"
