@@ -26,14 +26,13 @@ Exit codes: 0 all went well; 1 something failed, said in one line (of `run`: at 
 analysed); 2 the command was not understood; 130 interrupted. ATOMDIFFUSER_DEBUG=1 shows tracebacks.
 """
 STAGES = ["convert", "register", "decay", "damage", "align", "report", "summary"]
-click.rich_click.COMMAND_GROUPS = {
-    "*": [
-        {"name": "Start here", "commands": ["demo", "run", "info", "export", "simulate"]},
-        {"name": "Stages, in order", "commands": STAGES},
-        {"name": "The network", "commands": ["train", "evaluate"]},
-        {"name": "This command itself", "commands": ["completion"]},
-    ]
-}
+GROUPS = [
+    {"name": "Start here", "commands": ["demo", "run", "info", "export", "simulate"]},
+    {"name": "Stages, in order", "commands": STAGES},
+    {"name": "The network", "commands": ["train", "evaluate"]},
+    {"name": "This command itself", "commands": ["completion"]},
+]
+click.rich_click.COMMAND_GROUPS = {"*": GROUPS}
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)

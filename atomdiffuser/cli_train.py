@@ -16,7 +16,7 @@ DEVICE = click.Choice(["auto", "cpu", "cuda"])
 
 
 @click.command()
-@click.option("--config", type=INPUT_FILE, default="config/train.yaml", show_default=True, help="File with presets.")
+@click.option("--config", type=INPUT_FILE, help="File with presets; default: config/train.yaml beside the workflow.")
 @click.option("--preset", default="small", show_default=True, help="Which of them.")
 @click.option("--folder", type=PATH, default="artefacts/training", show_default=True,
               help="Receives log, checkpoints and weights; a run found there goes on.")  # fmt: skip
@@ -24,10 +24,15 @@ DEVICE = click.Choice(["auto", "cpu", "cuda"])
 @click.option("--max-minutes", type=click.FloatRange(min=0), help="Stop after this time, with a checkpoint.")
 @click.option("--max-steps", type=click.IntRange(min=1), help="Stop after so many steps, with a checkpoint.")
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change one setting of the preset.")
-def train(config: Path, preset: str, folder: Path, changes: tuple[str, ...], **limits: Any) -> None:
+def train(config: Path | None, preset: str, folder: Path, changes: tuple[str, ...], **limits: Any) -> None:
     """Train the network on simulated pairs."""
     from atomdiffuser.training.__main__ import main
+    from atomdiffuser.workflow.package_path import find_snakefile
 
+    snakefile = find_snakefile()
+    if config is None and snakefile is None:
+        fail("train", "this installation has no config/train.yaml; give a file of presets with --config")
+    config = config or snakefile.parent / "config" / "train.yaml"
     arguments = [preset, "--config", str(config), "--folder", str(folder)]
     for name, value in limits.items():
         if value is not None:

@@ -22,14 +22,16 @@ REPOSITORY_LINKS = {  # links of repository files → pages of the site
     "CHANGELOG.md": "changes.md",
     "CONTRIBUTING.md": "contributing.md",
 }
-RELIABILITY = "reliability.md"
 
 
 def on_config(config: Any) -> Any:
-    """Show the page on reliability where it exists."""
-    if (ROOT / "docs" / RELIABILITY).is_file():
-        after = next(i for i, entry in enumerate(config.nav) if "Benchmarks" in entry)
-        config.nav.insert(after + 1, {"Reliability": RELIABILITY})
+    """Put pages of the top folder that the navigation does not name, such as on reliability, after the benchmarks."""
+    named = {page for entry in config.nav for page in entry.values() if isinstance(page, str)}
+    after = next(i for i, entry in enumerate(config.nav) if "Benchmarks" in entry)
+    for path in sorted((ROOT / "docs").glob("*.md"), reverse=True):
+        if path.name not in named:
+            heading = re.search(r"^# (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+            config.nav.insert(after + 1, {heading[1] if heading else path.stem: path.name})
     return config
 
 
@@ -119,13 +121,14 @@ def command_page() -> str:
     """Every subcommand with its arguments and options, from the command itself."""
     import click
 
-    from atomdiffuser.cli import main
+    from atomdiffuser.cli import GROUPS, main
 
     lines = [
         "# Command line", "", " ".join((main.epilog or "").split()), "",
         "`atomdiffuser completion bash` (or `zsh`, `fish`) makes the shell complete commands and options.", "",
     ]  # fmt: skip
-    todo = [((name,), command) for name, command in main.commands.items()]
+    names = [name for group in GROUPS for name in group["commands"]]
+    todo = [((name,), main.commands[name]) for name in names]
     while todo:
         path, command = todo.pop(0)
         context = click.Context(command, info_name=" ".join(("atomdiffuser", *path)))

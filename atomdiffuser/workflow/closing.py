@@ -26,11 +26,10 @@ def summary_command(folders: SessionFolders, flags: Sequence[str]) -> list[str]:
 
 
 def run_command(folders: SessionFolders) -> str:
-    """The command that makes these results again, to be typed in the checkout."""
-    config = [f"session={folders.session}"]
-    if folders.results != folders.session / "results":
-        config.append(f"results={folders.results}")
-    return shlex.join(["snakemake", "--cores", "all", "--config", *config])
+    """The command that makes these results again, wherever the package is installed."""
+    elsewhere = folders.results != folders.session / "results"
+    results = ["--results", str(folders.results)] if elsewhere else []
+    return shlex.join(["atomdiffuser", "run", str(folders.session), *results])
 
 
 def closing_text(folders: SessionFolders, entries: Sequence[SeriesEntry]) -> str:

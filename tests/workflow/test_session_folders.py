@@ -102,7 +102,7 @@ def test_closing_lines_count_what_never_ran_as_failed(tmp_path: Path) -> None:
 
 def test_command_in_a_report_can_be_typed_as_it_stands(tmp_path: Path) -> None:
     folders = session_folders({"session": "my raw"}, _with_folder(tmp_path, "my raw"))
-    assert run_command(folders) == f"snakemake --cores all --config 'session={tmp_path}/my raw'"
+    assert run_command(folders) == f"atomdiffuser run '{tmp_path}/my raw'"
 
 
 def _with_folder(tmp_path: Path, name: str) -> Path:
