@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from atomdiffuser.errors import ShapeError
 from atomdiffuser.estimation.noise import NoiseModel, estimate_noise
 from atomdiffuser.estimation.prepare import PreparedFrames, prepare_frames
 from atomdiffuser.estimation.spectrum import ImageScales, measure_scales
@@ -16,6 +17,7 @@ from atomdiffuser.series import FrameSeries
 
 SAMPLE_FRAMES = 8
 CPU_BATCH_PX = 8 * 256 * 256
+SMALLEST_SIDE_PX = 8
 GPU_BYTES_PER_PX = 400  # images of one pair in flight during a fit
 
 
@@ -35,6 +37,9 @@ class FrameSource:
     ):
         self.series, self.device, self.dark_level = series, device, dark_level
         self.n_frames, self.shape = series.n_frames, series.frame_shape
+        if min(self.shape) < SMALLEST_SIDE_PX:
+            size = " × ".join(map(str, self.shape))
+            raise ShapeError(f"frames of {size} pixels are too small, expected {SMALLEST_SIDE_PX} or more a side")
         self.unusable = self._find_unusable()
         self.usable = [k for k in range(self.n_frames) if k not in self.unusable]
         self._gain_e = gain_e

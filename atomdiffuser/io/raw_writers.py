@@ -52,7 +52,8 @@ def write_dm4(
         from nion.data import Calibration, DataAndMetadata
         from nionswift_plugin.DM_IO import dm3_image_utils
     except ImportError as error:
-        raise MetadataError(f"{path}: writing DM4 needs nionswift-io; install atomdiffuser[demo]") from error
+        how = 'pip install "atomdiffuser[demo]", or write EMD'
+        raise MetadataError(f"{path}: writing DM4 needs nionswift-io: {how}") from error
     frames = _frames(path, frames)
     if frames.dtype.name not in _DM_DTYPES:
         raise MetadataError(f"{path}: DM4 takes {', '.join(_DM_DTYPES)}, not {frames.dtype}; convert to uint16 first")
