@@ -159,7 +159,8 @@ def run_workflow(
     except KeyboardInterrupt:
         return 130
     page = (results or session / "results").absolute() / "summary.html"
-    if code == 0 and page.is_file() and not quiet:
+    planned = {"-n", "--dry-run", "--dryrun"} & set(options)
+    if code == 0 and page.is_file() and not quiet and not planned:
         click.echo(f"Open {page.as_uri()}")  # also when nothing was left to do, and below all that Snakemake says
     return code
 

@@ -76,6 +76,8 @@ def _from_noise(source: FrameSource) -> float:
 
 
 def _meeting_point(raw: torch.Tensor) -> float:
+    if min(raw.shape[-2:]) < 2 * PATCH_PX:
+        return np.nan  # too narrow for patches
     response = filter_separable(raw, SECOND_DIFFERENCE, SECOND_DIFFERENCE) / 6
     pool = lambda image: torch.nn.functional.avg_pool2d(image[:, None], PATCH_PX)[:, 0].flatten().double().numpy()
     mean, variance = pool(raw), pool(response**2)

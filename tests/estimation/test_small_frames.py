@@ -15,3 +15,14 @@ def test_too_small_frames_are_refused_in_one_sentence(shape, rng):
         estimate_series(frames)
     with pytest.raises(ShapeError, match="too small"):
         estimate_pairs(frames[0], frames[1])
+
+
+def test_narrow_frames_say_nothing_of_the_dark_level(rng):
+    import torch
+
+    from atomdiffuser.damage.dark_level import DarkLevel, find_dark_level
+    from atomdiffuser.estimation.frame_source import FrameSource
+    from atomdiffuser.series import Acquisition, FrameSeries
+
+    source = FrameSource(FrameSeries(rng.poisson(50, (4, 50, 10))), torch.device("cpu"))
+    assert find_dark_level(source, Acquisition(), 0, search=True) == DarkLevel(0.0, "assumed")
