@@ -356,6 +356,22 @@ def write_table(
         raise StoreError(f"{path}: tables are .parquet or .csv, not {path.suffix!r}")
 
 
+def write_table_twice(
+    frame: pd.DataFrame,
+    path: str | Path,
+    kind: str,
+    *,
+    columns: dict[str, tuple[str, str]] | None = None,
+    **metadata: Any,
+) -> None:
+    """Write a table as Parquet and as CSV with its JSON, under the name of `path` whatever its suffix.
+
+    Parquet keeps types and is quick to read; CSV opens everywhere. Parameters and errors are those of `write_table`.
+    """
+    for suffix in (".parquet", ".csv"):
+        write_table(frame, Path(path).with_suffix(suffix), kind, columns=columns, **metadata)
+
+
 def read_table(path: str | Path) -> pd.DataFrame:
     """Read a table; its metadata are in `.attrs`.
 

@@ -11,19 +11,22 @@ from atomdiffuser.damage.comparison import CONDITION, Sample, compare_samples, s
 from atomdiffuser.errors import StoreError
 from atomdiffuser.io.status import read_status
 from atomdiffuser.io.store import read_attributes
-from atomdiffuser.io.tables import read_table, write_table
+from atomdiffuser.io.tables import read_table, write_table_twice
 
 if TYPE_CHECKING:
     from atomdiffuser.io.discovery import SeriesEntry
 
 
 def compare(results: Path, entries: Sequence[SeriesEntry], samples: Path, comparison: Path) -> int:
-    """Write both tables; series that failed or were skipped are left out. Returns how many series are compared."""
+    """Write both tables, each as CSV and as Parquet; returns how many series are compared.
+
+    Series that failed or were skipped are left out.
+    """
     found = [s for entry in entries if entry.state == "series" and (s := _sample(Path(results), entry)) is not None]
     table = samples_table(found)
     described = {c: (f"{c.removeprefix(CONDITION)}, from session.yaml", "") for c in table if c.startswith(CONDITION)}
-    write_table(table, Path(samples), "samples", columns=described)
-    write_table(compare_samples(table), Path(comparison), "comparison")
+    write_table_twice(table, Path(samples), "samples", columns=described)
+    write_table_twice(compare_samples(table), Path(comparison), "comparison")
     return len(found)
 
 

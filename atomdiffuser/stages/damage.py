@@ -24,7 +24,7 @@ from atomdiffuser.damage.regions import RegionMask, RegionSet, grid_masks, join_
 from atomdiffuser.damage.segmentation import Segmentation, automatic_masks, segment
 from atomdiffuser.damage.spots import measure_spots, spot_tables
 from atomdiffuser.io.map_store import DecayMaps, read_maps, write_still_maps
-from atomdiffuser.io.tables import write_table
+from atomdiffuser.io.tables import write_table_twice
 from atomdiffuser.series import FrameSeries
 from atomdiffuser.stages._sources import describe_estimation, open_source, open_trajectory
 
@@ -46,7 +46,7 @@ def damage(
     Parameters
     ----------
     table
-        damage.parquet; the same goes into a .csv beside it.
+        damage.parquet. Every table is written as Parquet and as CSV with a JSON file that describes its columns.
     options
         Values of session.yaml: `regions`, `probe_size_nm`, `probe_current_sigma_percent`.
     session
@@ -82,10 +82,9 @@ def damage(
         "estimation": describe_estimation(source),
         "dark_level": dataclasses.asdict(dark),
     }
-    write = lambda frame, path, kind: write_table(frame, path, kind, **metadata)
+    write = lambda frame, path, kind: write_table_twice(frame, path, kind, **metadata)
     per_frame = _damage_table(measured, track, fluence, maps, settings, tracks)
-    write(per_frame, Path(table), "damage")
-    write(per_frame, Path(table).with_suffix(".csv"), "damage")
+    write(per_frame, table, "damage")
     write(fits.critical_fluence, Path(critical_fluence), "critical_fluence")
     write(fits.kinetics, folder / "kinetics.csv", "kinetics")
     write(spots[0], folder / "spots.parquet", "spots")
@@ -176,7 +175,7 @@ def _write_exposure(path: Path, exposure: Exposure, gain: Gain, x: np.ndarray, o
         if gain.scatter > 0
         else "no fluctuation of the beam beyond noise"
     )
-    write_table(
+    write_table_twice(
         table, path, "exposure", **metadata, limit=exposure.limit, probe_size_nm=options.get("probe_size_nm"),
         current_sigma_percent=exposure.current_sigma_percent, current_sigma_source=exposure.current_sigma_source,
         gain_scatter_percent=100 * gain.scatter, gain_text=text,

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from atomdiffuser.errors import StoreError
-from atomdiffuser.io.tables import COLUMNS, read_table, write_table
+from atomdiffuser.io.tables import COLUMNS, read_table, write_table, write_table_twice
 
 FRAME = pd.DataFrame(
     {
@@ -68,6 +68,17 @@ def test_a_csv_has_its_description_beside_it(tmp_path):
     (tmp_path / "damage.json").unlink()
     with pytest.raises(StoreError, match=r"its description damage\.json is missing"):
         read_table(tmp_path / "damage.csv")
+
+
+@pytest.mark.parametrize("given", ["spots.parquet", "spots.csv"])
+def test_a_table_written_twice_is_the_same_in_both_formats(tmp_path, given):
+    frame = pd.DataFrame({"region": ["whole", "NA"], "shell": [0, 1], "d_nm": [0.39, np.nan], "valid": [True, False]})
+    write_table_twice(frame, tmp_path / given, "spots", dark_level={"value": 3.5, "source": "vacuum"})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["spots.csv", "spots.json", "spots.parquet"]
+    parquet, csv = (read_table(tmp_path / f"spots.{suffix}") for suffix in ("parquet", "csv"))
+    pd.testing.assert_frame_equal(parquet, csv, check_dtype=False)
+    assert parquet.attrs == csv.attrs and csv.attrs["columns"]["d_nm"]["unit"] == "nm"
+    assert csv.attrs["dark_level"]["source"] == "vacuum"
 
 
 def test_every_column_of_the_documented_tables_is_described():

@@ -34,8 +34,8 @@ pytestmark = pytest.mark.workflow
 
 FILES = (
     "frames.ome.zarr/zarr.json", "frames.zspy", "pairs.parquet", "trajectory.parquet", "decay.zarr/zarr.json",
-    "damage.parquet", "damage.csv", "critical_fluence.csv", "aligned.ome.zarr/zarr.json", "aligned.zspy", "report.html",
-    "status.json",
+    "damage.parquet", "damage.csv", "critical_fluence.csv", "columns.csv", "kinetics.parquet", "spots.json",
+    "aligned.ome.zarr/zarr.json", "aligned.zspy", "report.html", "status.json",
 )  # fmt: skip
 
 

@@ -16,6 +16,17 @@ rule damage:
         spot_fluence=f"{OF_SERIES}spot_fluence.csv",
         columns=f"{OF_SERIES}columns.parquet",
         exposure=f"{OF_SERIES}exposure.csv",
+        in_both=[
+            f"{OF_SERIES}{name}"
+            for name in (
+                "critical_fluence.parquet",
+                "kinetics.parquet",
+                "spots.csv",
+                "spot_fluence.parquet",
+                "columns.csv",
+                "exposure.parquet",
+            )
+        ],
         maps=f"{OF_SERIES}damage_maps.zarr/zarr.json",
     log:
         f"{OF_SERIES}logs/damage.log",

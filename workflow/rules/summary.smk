@@ -21,6 +21,7 @@ rule summary:
         ),
         samples=SAMPLES_TABLE,
         comparison=COMPARISON_TABLE,
+        in_both=[name.replace(".csv", ".parquet") for name in (SAMPLES_TABLE, COMPARISON_TABLE)],
     log:
         SUMMARY_LOG,
     benchmark:
