@@ -106,3 +106,17 @@ def test_wrong_shapes_missing_frames_and_missing_stores(tmp_path, maps):
     (path / "coverage/0/zarr.json").unlink()
     with pytest.raises(StoreError, match="incomplete decay maps"):
         read_maps(path)
+
+
+def test_maps_of_a_whole_series_are_ome_zarr_images_without_time(tmp_path, rng):
+    from ome_zarr_models.v05 import Image
+
+    from atomdiffuser.io.map_store import write_still_maps
+
+    path = tmp_path / "damage_maps.zarr"
+    write_still_maps(path, {"rate": rng.random((8, 10), dtype=np.float32)}, stride=4, pixel_size_nm=(0.1, 0.2))
+    image = Image.from_zarr(zarr.open_group(path / "rate", mode="r")).attributes.ome.multiscales[0]
+    assert [axis.name for axis in image.axes] == ["y", "x"]
+    scale, translation = image.datasets[0].coordinateTransformations
+    assert list(scale.scale) == pytest.approx([0.4, 0.8])
+    assert list(translation.translation) == pytest.approx([0.15, 0.3])
