@@ -1,6 +1,7 @@
 """Atomic columns followed one by one, where they are resolved: brightness, and motion that drift does not explain.
 
-Columns are the maxima of the template, the mean of all aligned frames. In each raw frame a column's neighbourhood is
+Columns are the maxima of the template, the mean of all aligned frames, and of the mean of the first few, which still
+has those that vanish early. In each raw frame a column's neighbourhood is
 
     I − ⟨I⟩ = c + a·[(T − B) − d_y·∂T/∂y − d_x·∂T/∂x]
 
@@ -12,7 +13,7 @@ all columns of a frame share is drift that was left over, and is taken out.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -24,13 +25,15 @@ from atomdiffuser.damage.analysis import Measurement
 from atomdiffuser.damage.spots import sampled
 from atomdiffuser.damage.template import Template
 from atomdiffuser.estimation.frame_source import FrameSource
-from atomdiffuser.interpolation import filter_separable, sample_spline
+from atomdiffuser.estimation.template import sum_template
+from atomdiffuser.interpolation import filter_separable, sample_spline, spline_prefilter_kernel
 
 LEAST_HEIGHT = 0.25  # over the local mean, as a share of a bright column's
 LEAST_SIGNIFICANCE = 6.0  # of a column in the template
 LEAST_SPACING_PX = 5.0
 MOST_COLUMNS = 20000
 LARGEST_SIGMA_PX = 1.0  # of a displacement in one frame, above which it says nothing
+NEAREST = 0.45  # of the distance between columns: what is nearer to one belongs to it
 LOST = 0.3  # share of a column's brightness, against what the others kept
 HOPPED = 0.2  # of the distance between columns
 CERTAIN = 4.0  # standard deviations of a displacement
@@ -108,12 +111,16 @@ def track_columns(
     blur = 1 / (4 * np.pi * source.scales.filter_px**2)
     variance = float(source.noise.variance(torch.tensor(max(level, 0.0)))) * blur / count
     places, spacing = find_columns(template, source.scales.period_px, variance)
+    if len(places):
+        early, looked = _early_template(source, frame_from_reference, measured)
+        vanished, _ = find_columns(early, source.scales.period_px, variance * count / looked)
+        places = _with_further(places, vanished, NEAREST * spacing)
     n = len(places)
     shape = lambda *rest: np.full((t, n, *rest), np.nan)
     tracks = ColumnTracks(places, spacing, shape(), shape(), shape(), shape(2), shape())
     if n == 0:
         return tracks
-    labels = _nearest_column(places, 0.45 * spacing, source.shape)
+    labels = _nearest_column(places, NEAREST * spacing, source.shape)
     gradient = [_gradient(template, axis) for axis in (0, 1)]
     factor = _blur_factor(template, source.scales.filter_px)
     for k in np.flatnonzero(measured.accepted.any(1)):
@@ -225,6 +232,35 @@ def msd_map(tracks: ColumnTracks, frame_shape: tuple[int, int], stride: int) -> 
     value, weight = (scipy.ndimage.gaussian_filter(v, width, truncate=3.0) for v in (value, weight))
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(weight > 1e-6 * weight.max(initial=0), value / weight, np.nan).astype(np.float32)
+
+
+def _early_template(
+    source: FrameSource, frame_from_reference: np.ndarray, measured: Measurement
+) -> tuple[Template, float]:
+    """The template as the first sixth of the frames show it, and how many they are."""
+    first, _ = _thirds(measured)
+    frames = [int(k) for k in first[: max(1, len(first) // 2)]]
+    total, prefilter = sum_template(source, torch.as_tensor(frame_from_reference), frames), spline_prefilter_kernel()
+
+    def coefficients(image: torch.Tensor) -> torch.Tensor:
+        mean = torch.where(total.count > 0, image / total.count.clamp_min(1), 0.0).float()
+        return filter_separable(mean, prefilter, prefilter)
+
+    early = replace(
+        measured.template,
+        mean_coefficients=coefficients(total.filtered),
+        base_coefficients=coefficients(total.base),
+        crystal=measured.template.crystal & (total.count > 0),
+    )
+    return early, float(len(frames))
+
+
+def _with_further(places: np.ndarray, others: np.ndarray, apart_px: float) -> np.ndarray:
+    """Places (n, 2), and those of the others that lie farther than `apart_px` from all of them."""
+    if not len(others):
+        return places
+    distance, _ = scipy.spatial.cKDTree(places).query(others)
+    return np.concatenate([places, others[distance > apart_px]])
 
 
 def _solve_frame(tracks: ColumnTracks, k: int, normal, spread, right, factor: float, labels: np.ndarray) -> None:

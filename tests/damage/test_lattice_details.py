@@ -69,7 +69,7 @@ def test_without_a_lattice_there_are_no_spots() -> None:
 
 PERIOD, WIDTH = 14.0, 2.6
 PLACES = np.stack(np.meshgrid(np.arange(12, 105, PERIOD), np.arange(12, 145, PERIOD), indexing="ij"), -1).reshape(-1, 2)
-HOPPING, LOST, SHAKEN = 24, 37, 45
+HOPPING, LOST, SHAKEN, LOST_EARLY = 24, 37, 45, 58
 
 
 def frame(places: np.ndarray, height: np.ndarray) -> np.ndarray:
@@ -82,13 +82,15 @@ def frame(places: np.ndarray, height: np.ndarray) -> np.ndarray:
 
 @cache
 def moving():
-    """12 frames: one column hops by 3.5 px half-way, one vanishes, one shakes by 1 px, all drift 1 px a frame."""
+    """12 frames: one column hops by 3.5 px half-way, one vanishes then, one after two frames, one shakes by 1 px, all
+    drift 1 px a frame."""
     random, frames, n = np.random.default_rng(8), [], 12
     for k in range(n):
         places, height = PLACES + np.array([0.0, 0.5 * k]), np.full(len(PLACES), 60.0)
         places[HOPPING] += [3.5, 0.0] if k >= n // 2 else [0.0, 0.0]
         places[SHAKEN] += random.normal(0, 1.0, 2)
         height[LOST] = 60.0 if k < n // 2 else 0.0
+        height[LOST_EARLY] = 60.0 if k < 2 else 0.0
         frames.append(random.poisson(frame(places, height)))
     src = FrameSource(FrameSeries(np.array(frames, np.uint16)), CPU, gain_e=1.0)
     affines = geometry.translation(torch.tensor([[0.0, 0.5 * k] for k in range(n)], dtype=torch.float64)).numpy()
@@ -109,7 +111,7 @@ def test_columns_are_found_where_they_are() -> None:
 
 def test_quiet_columns_do_not_move_and_their_error_is_known() -> None:
     _, tracks = moving()
-    odd = PLACES[[HOPPING, LOST, SHAKEN]]  # their neighbours see them come and go
+    odd = PLACES[[HOPPING, LOST, SHAKEN, LOST_EARLY]]  # their neighbours see them come and go
     quiet = np.flatnonzero(np.linalg.norm(tracks.position_px[:, None] - odd, axis=2).min(1) > 1.6 * PERIOD)
     z = tracks.displacement_px[:, quiet] / tracks.displacement_sigma_px[:, quiet, None]
     assert 0.75 < np.nanstd(z) < 1.3 and np.nanmedian(tracks.displacement_sigma_px) < 0.25
@@ -122,7 +124,9 @@ def test_what_hops_vanishes_and_shakes_is_told() -> None:
     table = column_table(tracks, measured, (0.02, 0.02))
     assert list(table) == list(TABLE)
     assert table.loc[at(tracks, HOPPING), "state"] == "hopped" and table.loc[at(tracks, LOST), "state"] == "lost"
-    others = table.drop([at(tracks, HOPPING), at(tracks, LOST)])["state"]
+    early = table.loc[at(tracks, LOST_EARLY)]  # the mean of all frames hardly shows it
+    assert np.hypot(*(early[["y_px", "x_px"]] - PLACES[LOST_EARLY])) < 1 and early["state"] == "lost"
+    others = table.drop([at(tracks, k) for k in (HOPPING, LOST, LOST_EARLY)])["state"]
     assert (others == "kept").mean() > 0.85 and not (others == "lost").any() and not (others == "hopped").any()
     assert table.loc[at(tracks, HOPPING), "displacement_y_px"] > 2  # the linear fit falls short of 3.5, never over
     shaken = table.loc[at(tracks, SHAKEN)]
