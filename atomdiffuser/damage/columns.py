@@ -19,9 +19,11 @@ import numpy as np
 import pandas as pd
 import scipy.ndimage
 import scipy.spatial
+import scipy.special
 import torch
 
 from atomdiffuser.damage.analysis import Measurement
+from atomdiffuser.damage.signals import Z95
 from atomdiffuser.damage.spots import sampled
 from atomdiffuser.damage.template import Template
 from atomdiffuser.estimation.frame_source import FrameSource
@@ -42,19 +44,24 @@ TABLE = (
     "column", "region", "y_px", "x_px", "y_nm", "x_nm", "intensity", "amplitude_first", "amplitude_last", "msd_px2",
     "msd_sigma_px2", "msd_nm2", "displacement_y_px", "displacement_x_px", "state", "n_frames",
 )  # fmt: skip
+OF_REGION = tuple(
+    f"{name}{end}" for name in ("n_columns", "column_intensity", "column_msd_px2") for end in ("", "_lo95", "_hi95")
+)
 
 
 @dataclass(frozen=True)
 class ColumnTracks:
     """n columns at `position_px` (n, 2) on the reference grid, in each of t frames.
 
-    `intensity` (t, n) mean counts around a column, `amplitude` (t, n) over the template's with its σ, `displacement_px`
-    (t, n, 2) against the template with `displacement_sigma_px` (t, n) per axis; NaN where a frame shows too little.
+    `intensity` (t, n) mean counts around a column with its σ, `amplitude` (t, n) over the template's with its σ,
+    `displacement_px` (t, n, 2) against the template with `displacement_sigma_px` (t, n) per axis; NaN where a frame
+    shows too little.
     """
 
     position_px: np.ndarray
     spacing_px: float
     intensity: np.ndarray
+    intensity_sigma: np.ndarray
     amplitude: np.ndarray
     amplitude_sigma: np.ndarray
     displacement_px: np.ndarray
@@ -117,7 +124,7 @@ def track_columns(
         places = _with_further(places, vanished, NEAREST * spacing)
     n = len(places)
     shape = lambda *rest: np.full((t, n, *rest), np.nan)
-    tracks = ColumnTracks(places, spacing, shape(), shape(), shape(), shape(2), shape())
+    tracks = ColumnTracks(places, spacing, shape(), shape(), shape(), shape(), shape(2), shape())
     if n == 0:
         return tracks
     labels = _nearest_column(places, NEAREST * spacing, source.shape)
@@ -143,7 +150,9 @@ def track_columns(
         right = np.stack([total(structure * image) for image in images], 1)
         _solve_frame(tracks, k, normal, spread, right, factor, labels)
         with np.errstate(divide="ignore", invalid="ignore"):
-            tracks.intensity[k] = np.where(np.isfinite(tracks.amplitude[k]), total(raw) / normal[:, 0, 0], np.nan)
+            followed = np.isfinite(tracks.amplitude[k])
+            tracks.intensity[k] = np.where(followed, total(raw) / normal[:, 0, 0], np.nan)
+            tracks.intensity_sigma[k] = np.where(followed, np.sqrt(spread[:, 0, 0]) / normal[:, 0, 0], np.nan)
         if advance:
             advance()
     moved = np.where(np.isfinite(tracks.displacement_px), tracks.displacement_px, np.nan)
@@ -188,12 +197,13 @@ def column_table(
 
 def columns_per_region(tracks: ColumnTracks, measured: Measurement) -> dict[str, np.ndarray]:
     """(t, regions): how many columns stand above a third of their first brightness, mean counts, mean square
-    displacement against the first third of the frames.
+    displacement against the first third of the frames; each with the ends of its 95 % interval, named as in OF_REGION.
+
+    The interval of the number is from columns near that third, which noise may put on either side; that of the counts
+    from shot and readout noise; that of the displacement from how the columns differ.
     """
     t, regions = measured.n_frames, measured.regions
-    found = {
-        name: np.full((t, len(regions.regions)), np.nan) for name in ("n_columns", "column_intensity", "column_msd_px2")
-    }
+    found = {name: np.full((t, len(regions.regions)), np.nan) for name in OF_REGION}
     if len(tracks.position_px) == 0:
         return found
     first, _ = _thirds(measured)
@@ -203,7 +213,7 @@ def columns_per_region(tracks: ColumnTracks, measured: Measurement) -> dict[str,
         square = ((tracks.displacement_px - start) ** 2).sum(-1)
         noise = 2 * (tracks.displacement_sigma_px**2 + _mean(tracks.displacement_sigma_px**2, first) / frames_in_start)
         noise[first] -= 4 * tracks.displacement_sigma_px[first] ** 2 / frames_in_start  # a frame is part of that mean
-        standing = tracks.amplitude > LOST * brightness
+        standing = scipy.special.ndtr((tracks.amplitude - LOST * brightness) / tracks.amplitude_sigma)
     rows, columns = np.round(tracks.position_px).astype(int).T
     for r in range(len(regions.regions)):
         here = regions.mask(r)[rows, columns]
@@ -211,9 +221,13 @@ def columns_per_region(tracks: ColumnTracks, measured: Measurement) -> dict[str,
             continue
         seen = np.isfinite(tracks.amplitude[:, here])
         some = seen.any(1) & measured.accepted[:, r]
-        found["n_columns"][some, r] = (standing[:, here] & seen).sum(1)[some]
-        found["column_intensity"][some, r] = _mean(tracks.intensity[:, here].T, slice(None))[some]
-        found["column_msd_px2"][some, r] = _mean((square - noise)[:, here].T, slice(None))[some]
+        p = np.where(seen, np.nan_to_num(standing[:, here]), 0.0)
+        n, doubt = (p > 0.5).sum(1), Z95 * np.sqrt((p * (1 - p)).sum(1))
+        _keep(found, "n_columns", r, some, n, np.maximum(n - doubt, 0), np.minimum(n + doubt, seen.sum(1)))
+        mean, error = _mean_and_error(tracks.intensity[:, here], tracks.intensity_sigma[:, here])
+        _keep(found, "column_intensity", r, some, mean, mean - error, mean + error)
+        mean, error = _mean_and_error((square - noise)[:, here])
+        _keep(found, "column_msd_px2", r, some, mean, mean - error, mean + error)
     return found
 
 
@@ -313,6 +327,21 @@ def _mean(values: np.ndarray, part) -> np.ndarray:
     known = np.isfinite(chosen)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(known, chosen, 0).sum(0) / known.sum(0)
+
+
+def _mean_and_error(values: np.ndarray, sigma: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (t,) of what is known of (t, n), and half its 95 % interval; without σ from the scatter."""
+    known = np.isfinite(values)
+    n = known.sum(1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = np.where(known, values, 0.0).sum(1) / n
+        square = sigma**2 if sigma is not None else (values - mean[:, None]) ** 2 * (n / (n - 1))[:, None]
+        return mean, Z95 * np.sqrt(np.where(known, square, 0.0).sum(1)) / n
+
+
+def _keep(found: dict[str, np.ndarray], name: str, region: int, some: np.ndarray, value, low, high) -> None:
+    for end, values in (("", value), ("_lo95", low), ("_hi95", high)):
+        found[f"{name}{end}"][some, region] = values[some]
 
 
 def _smallest_region(position_px: np.ndarray, measured: Measurement) -> np.ndarray:

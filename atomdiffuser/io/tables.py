@@ -84,6 +84,14 @@ def _ratio(name: str, description: str) -> dict[str, tuple[str, str]]:
     }
 
 
+def _interval(name: str, description: str, unit: str) -> dict[str, tuple[str, str]]:
+    return {
+        name: (description, unit),
+        f"{name}_lo95": (f"lower end of the 95 % interval of {name}", unit),
+        f"{name}_hi95": (f"upper end of the 95 % interval of {name}", unit),
+    }
+
+
 COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
     "pairs": {
         "reference": ("number of the reference frame", ""),
@@ -132,10 +140,13 @@ COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
         "lattice_sigma": ("1 σ of lattice", ""),
         "order": ("lattice over signal_ratio", ""),
         "order_sigma": ("1 σ of order", ""),
-        "area_below_threshold": ("share of the region whose contrast map is below the threshold in the settings", ""),
-        "n_columns": ("atomic columns that keep a third of their first brightness; NaN when unresolved", ""),
-        "column_intensity": ("mean signal above the dark level around them", "counts"),
-        "column_msd_px2": (
+        **_interval(
+            "area_below_threshold", "share of the region whose contrast map is below the threshold in the settings", ""
+        ),
+        **_interval("n_columns", "atomic columns that keep a third of their first brightness; NaN when unresolved", ""),
+        **_interval("column_intensity", "mean signal above the dark level around them", "counts"),
+        **_interval(
+            "column_msd_px2",
             "their mean square displacement against the first third of the frames, without noise",
             "px²",
         ),

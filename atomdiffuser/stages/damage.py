@@ -12,10 +12,11 @@ import pandas as pd
 
 from atomdiffuser.config import DamageSettings
 from atomdiffuser.damage.analysis import ContrastMap, measure_regions
+from atomdiffuser.damage.columns import OF_REGION, column_table, columns_per_region, msd_map, track_columns
 from atomdiffuser.damage.columns import TABLE as COLUMN_TABLE
-from atomdiffuser.damage.columns import column_table, columns_per_region, msd_map, track_columns
 from atomdiffuser.damage.dark_level import find_dark_level, with_dark_level
 from atomdiffuser.damage.exposure import Exposure, describe_exposure, region_fluence
+from atomdiffuser.damage.faded_area import faded_area
 from atomdiffuser.damage.fitting import Fits, Scales, fit_regions
 from atomdiffuser.damage.gain import Gain
 from atomdiffuser.damage.maps import correlation_length_px, edge_against_interior, map_damage
@@ -148,11 +149,11 @@ def _damage_table(measured, track, fluence, maps, settings, tracks) -> pd.DataFr
     table = measured.table()
     table.insert(3, "time_s", track["time_s"].to_numpy()[table["frame"]])
     table.insert(4, "fluence_e_per_A2", fluence.reshape(-1))
-    table["area_below_threshold"] = _area_below(maps, measured.regions, settings.area_threshold).reshape(-1)
-    if tracks is None:
-        names = ("n_columns", "column_intensity", "column_msd_px2")
-        return table.assign(**dict.fromkeys(names, np.nan))
-    return table.assign(**{name: v.reshape(-1) for name, v in columns_per_region(tracks, measured).items()})
+    found = faded_area(maps, measured.regions, settings.area_threshold)
+    found |= (
+        columns_per_region(tracks, measured) if tracks is not None else dict.fromkeys(OF_REGION, np.full(1, np.nan))
+    )
+    return table.assign(**{name: np.broadcast_to(v.reshape(-1), len(table)) for name, v in found.items()})
 
 
 def _describe_regions(regions: RegionSet, settings: DamageSettings) -> list[dict[str, Any]]:
@@ -211,20 +212,6 @@ def _write_maps(path, maps, series, valid, x, unit, origin, settings, fits: Fits
             "edge_interior": edge_against_interior(fits.critical_fluence, settings.edge_band_nm),
         },
     )
-
-
-def _area_below(maps: DecayMaps, regions: RegionSet, threshold: float) -> np.ndarray:
-    """(t, regions) share of each region's mapped area where the contrast is below `threshold`."""
-    half = maps.stride // 2
-    atoms = regions.atoms[half :: maps.stride, half :: maps.stride]
-    share = np.full((maps.n_frames, len(regions.regions)), np.nan)
-    for k in range(maps.n_frames):
-        contrast = np.asarray(maps.contrast[k])[: atoms.shape[0], : atoms.shape[1]]
-        known = np.isfinite(contrast) & (atoms >= 0)
-        count = lambda chosen: regions.membership @ np.bincount(atoms[chosen], minlength=regions.membership.shape[1])
-        with np.errstate(invalid="ignore", divide="ignore"):
-            share[k] = count(known & (contrast < threshold)) / count(known)
-    return share
 
 
 class _Steps:

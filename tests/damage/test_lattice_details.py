@@ -142,6 +142,15 @@ def test_regions_count_their_columns() -> None:
     found = columns_per_region(tracks, measured)
     assert found["n_columns"][0, 0] >= found["n_columns"][0, 1] + found["n_columns"][0, 2] - 1
     assert np.nanmedian(np.abs(found["column_msd_px2"][:, 1])) < 0.5 and found["column_intensity"][0, 0] > 20
+    n, low, high = (found[f"n_columns{end}"][:, 0] for end in ("", "_lo95", "_hi95"))
+    assert (
+        n[0] - n[-1] in (2, 3) and ((low <= n) & (n <= high)).all()
+    )  # two of them vanish, and drift hides one at most
+    middle, low, high = (found[f"column_intensity{end}"][:, 0] for end in ("", "_lo95", "_hi95"))
+    shot = np.sqrt(middle / (n * np.pi * (0.45 * PERIOD) ** 2))
+    assert np.allclose((high - low) / 2 / 1.96, shot, rtol=0.15) and np.allclose((high + low) / 2, middle)
+    low, high = (found[f"column_msd_px2{end}"][:, 0] for end in ("_lo95", "_hi95"))
+    assert ((low <= 0.1) & (high > -0.1)).mean() > 0.8 and (high > low).all()
 
 
 def test_without_a_lattice_no_column_is_followed() -> None:
