@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 import rich_click as click
 
 from atomdiffuser.cli_options import PATH, set_threads
-from atomdiffuser.cli_progress import Progress, progress_of
+from atomdiffuser.cli_progress import IN_JOB, Progress, progress_of
 from atomdiffuser.errors import AtomDiffuserError
+from atomdiffuser.io.locks import holding
 
 DEBUG = "ATOMDIFFUSER_DEBUG"
 
@@ -56,23 +59,50 @@ def run_stage(
 ) -> None:
     """Run one stage; what goes wrong becomes one sentence on stderr, and in the status file where there is one.
 
-    `identity` is what the stage knows of its series, see `Record`.
+    `identity` is what the stage knows of its series, see `Record`. A job that a killed run left behind may still be at
+    the same work: the stage waits for it, so that each store has one writer at a time.
     """
     set_threads(threads)
     record = None
     label = stage
+    alone: Any = nullcontext()
     if status is not None:
         from atomdiffuser.workflow.record import Record
 
         record = Record(status, stage, **identity)
         label = f"{stage} {status.absolute().parent.name}"
+        waits = f"{label}: waits for the same job of a run that was stopped"
+        alone = holding(status.parent / "logs" / f".{stage}.lock", lambda: click.echo(waits, err=True))
     started = time.monotonic()
-    with logging_to(log), one_sentence(label, log=log, on_failure=record.fail if record else None):
+    with (
+        logging_to(log),
+        ending_in_order(),
+        one_sentence(label, log=log, on_failure=record.fail if record else None),
+        alone,
+    ):
         if record is not None:
             record.begin()
         with progress_of(stage, label) as progress:
             work(progress)
     click.echo(f"{label}: done in {time.monotonic() - started:.1f} s", err=True)
+
+
+@contextmanager
+def ending_in_order() -> Iterator[None]:
+    """Meanwhile SIGTERM, as from a cluster at its time limit, ends like Ctrl-C: what is half written is removed."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # only the main thread may
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
@@ -85,6 +115,9 @@ def one_sentence(
     except (click.ClickException, click.exceptions.Exit):
         raise
     except KeyboardInterrupt:
+        if os.environ.get(IN_JOB):  # a group of processes is often told twice: the second must not disturb the end
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
         fail(label, "interrupted")
     except Exception as error:
         logging.getLogger("atomdiffuser").error("%s failed", label, exc_info=True)
@@ -92,7 +125,8 @@ def one_sentence(
             raise
         sentence = describe(error, log)
         if on_failure is not None:
-            on_failure(sentence)
+            with suppress(OSError):  # a full disk has no room for the status either
+                on_failure(sentence)
         fail(label, sentence)
 
 
@@ -103,6 +137,8 @@ def describe(error: BaseException, log: Path | None = None) -> str:
         return text
     if isinstance(error, MemoryError):
         return "not enough memory; free some, or run fewer jobs at a time"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full{f': {error.filename}' if error.filename else ''}; make room, then run it again"
     where = f"see {log}" if log is not None else f"set {DEBUG}=1 for the traceback"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}{f': {error.filename}' if error.filename else ''} ({where})"
@@ -119,8 +155,12 @@ def logging_to(path: Path | None) -> Iterator[None]:
     if path is None:
         handler: logging.Handler = logging.NullHandler()
     else:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(path, mode="w", encoding="utf-8")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handler = logging.FileHandler(path, mode="w", encoding="utf-8")
+        except OSError:  # what keeps a log from being written keeps the results too, and then says so
+            handler = logging.NullHandler()
+        handler.handleError = lambda record: None  # type: ignore[method-assign]  # no traceback for a full disk
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root.addHandler(handler)
     root.setLevel(logging.INFO)
@@ -131,7 +171,8 @@ def logging_to(path: Path | None) -> Iterator[None]:
     finally:
         logging.captureWarnings(False)
         root.removeHandler(handler)
-        handler.close()
+        with suppress(OSError):
+            handler.close()
 
 
 def run_workflow(
@@ -154,10 +195,7 @@ def run_workflow(
         sys.executable, "-m", "snakemake", "--snakefile", str(snakefile), "--cores", cores, *options,
         "--config", *config,
     ]  # fmt: skip
-    try:
-        code = subprocess.call(command, **({"stdout": sys.stderr} if quiet else {}))
-    except KeyboardInterrupt:
-        return 130
+    code = _patiently(command, **({"stdout": sys.stderr} if quiet else {}))
     page = (results or session / "results").absolute() / "summary.html"
     planned = {"-n", "--dry-run", "--dryrun"} & set(options)
     if code == 0 and page.is_file() and not quiet and not planned:
@@ -185,6 +223,22 @@ def split_config(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             taking = False
             options.append(argument)
     return options, config
+
+
+def _patiently(command: Sequence[str], **options: Any) -> int:
+    """Run a program to its end; it gets Ctrl-C from the terminal itself, and SIGTERM passed on, and ends in order."""
+    process = subprocess.Popen(command, **options)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: process.send_signal(number))
+    interrupted = False
+    try:
+        while True:
+            try:
+                code = process.wait()
+                return 130 if interrupted else code
+            except KeyboardInterrupt:
+                interrupted = True
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def write_demo(session: Path, *, seed: int) -> None:

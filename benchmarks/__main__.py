@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks import damage_truth, demo_truth, pair_drift, report_pages
+from benchmarks import damage_truth, demo_truth, kill_stages, pair_drift, report_pages
 
 KEPT = Path("artefacts/benchmarks")
 
@@ -23,7 +23,14 @@ def demo() -> pd.DataFrame:
     return table
 
 
-BENCHMARKS = {"demo": demo, "pairs": pair_drift.run, "damage": damage_truth.run, "report": report_pages.run}
+BENCHMARKS = {
+    "demo": demo,
+    "pairs": pair_drift.run,
+    "damage": damage_truth.run,
+    "report": report_pages.run,
+    "kill": kill_stages.run,
+}
+ON_REQUEST = ("kill",)  # tells of nothing but losses, and takes its time
 
 
 def main(names: list[str]) -> int:
@@ -33,7 +40,7 @@ def main(names: list[str]) -> int:
         return 2
     missed = 0
     KEPT.mkdir(parents=True, exist_ok=True)
-    for name in names or BENCHMARKS:
+    for name in names or [n for n in BENCHMARKS if n not in ON_REQUEST]:
         table = BENCHMARKS[name]()
         with pd.option_context(
             "display.width", 250, "display.max_columns", None, "display.float_format", "{:.4g}".format

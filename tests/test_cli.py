@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from atomdiffuser import cli_run
 from atomdiffuser.cli import main
 from atomdiffuser.cli_options import THREAD_VARIABLES, settings_flags
 from atomdiffuser.cli_run import describe
@@ -158,7 +159,9 @@ def test_debugging_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_errors_of_the_machine_are_sentences_too() -> None:
-    assert describe(OSError(28, "No space left on device", "x.zarr")).startswith("No space left on device: x.zarr (set")
+    assert describe(OSError(5, "Input/output error", "x.zarr")).startswith("Input/output error: x.zarr (set")
+    assert describe(OSError(28, "No space", "x.zarr")) == "the disk is full: x.zarr; make room, then run it again"
+    assert describe(OSError(28, "No space")) == "the disk is full; make room, then run it again"
     assert describe(MemoryError()).startswith("not enough memory")
 
 
@@ -278,7 +281,7 @@ def test_run_without_the_workflow_says_where_it_is(monkeypatch: pytest.MonkeyPat
 
 def test_run_passes_the_session_and_further_arguments_to_snakemake(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[list[str]] = []
-    monkeypatch.setattr(subprocess, "call", lambda command: calls.append(command) or 3)
+    monkeypatch.setattr(cli_run, "_patiently", lambda command, **_: calls.append(command) or 3)
     Path("my session").mkdir()
     result = call("run", "my session", "--cores", "2", "--", "--use-conda", "--dry-run")
     assert result.exit_code == 3

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from atomdiffuser import cli_run
 from atomdiffuser.cli import main
 from atomdiffuser.io.status import Status, write_status
 
@@ -44,7 +45,7 @@ def snakemake(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         (results / "summary.html").touch()
         return 1
 
-    monkeypatch.setattr(subprocess, "call", run)
+    monkeypatch.setattr(cli_run, "_patiently", run)
     return calls
 
 

@@ -14,6 +14,7 @@ import stat
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from atomdiffuser._version import __version__
 from atomdiffuser.errors import AtomDiffuserError, SettingsError
 from atomdiffuser.io import _formats
 from atomdiffuser.io.channels import share_drift
+from atomdiffuser.io.replacing import replacing_file
 from atomdiffuser.io.session_file import SERIES_SHEET, SESSION_FILE, SessionFile, read_session_file
 
 State = Literal["series", "skipped", "failed"]
@@ -482,14 +484,5 @@ def _write_cache(cache: Path | None, files: Mapping[str, Any]) -> None:
     """Remember; a place that cannot be written is no failure."""
     if cache is None:
         return
-    cache = Path(cache)
-    temporary = cache.with_name(f".{cache.name}.{os.getpid()}.partial")
-    try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError), replacing_file(cache) as temporary:
         temporary.write_text(json.dumps({"version": __version__, "inspection": INSPECTION, "files": files}))
-        os.replace(temporary, cache)
-    except OSError:
-        try:
-            temporary.unlink(missing_ok=True)
-        except OSError:
-            pass

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from atomdiffuser.errors import MetadataError, ShapeError
+from atomdiffuser.io.replacing import replacing_file
 
 DEFAULT_START = "2026-01-01T12:00:00+00:00"
 _VELOX_METADATA_BYTES = 60000
@@ -86,8 +87,7 @@ def write_dm4(
         timestamp=start.replace(tzinfo=None),
         data_descriptor=DataAndMetadata.DataDescriptor(series, 0, 2),
     )
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "wb") as file:
+    with replacing_file(path) as temporary, open(temporary, "wb") as file:
         dm3_image_utils.save_image(image, file, 4)
 
 
@@ -119,8 +119,7 @@ def write_velox_emd(
     stacks = dict(frames) if isinstance(frames, Mapping) else {detector: frames}
     stacks = {n: _frames(path, s) for n, s in stacks.items()}
     pixel, start = _pixel_pair(pixel_size_nm), _moment(acquired_at)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with h5py.File(path, "w") as file:
+    with replacing_file(path) as temporary, h5py.File(temporary, "w") as file:
         version = json.dumps({"format": "Velox", "version": "1.10"}).encode()
         file.create_dataset("Version", data=np.array([version], dtype="S"))
         for index, (name, given) in enumerate(stacks.items()):

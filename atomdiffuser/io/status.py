@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal, get_args
 
 from atomdiffuser._version import __version__
 from atomdiffuser.errors import StoreError
+from atomdiffuser.io.replacing import replacing_file
 
 State = Literal["ok", "failed", "skipped"]
 
@@ -51,15 +51,9 @@ class Status:
 
 def write_status(path: str | Path, status: Status) -> None:
     """Write status.json; readers see either the old or the new file, never half of one."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        text = json.dumps(asdict(status), indent=1, ensure_ascii=False) + "\n"
+    text = json.dumps(asdict(status), indent=1, ensure_ascii=False) + "\n"
+    with replacing_file(path) as temporary:
         temporary.write_bytes(text.encode("utf-8", "backslashreplace"))  # file names need not be valid Unicode
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_status(path: str | Path) -> Status:

@@ -7,9 +7,6 @@ Identical input gives bit-identical files: no time stamps, no host names.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ import pandas as pd
 
 from atomdiffuser._version import __version__
 from atomdiffuser.errors import StoreError
+from atomdiffuser.io.replacing import replacing_file
 from atomdiffuser.io.store import to_json
 
 SCHEMA_KEY = b"atomdiffuser"
@@ -354,14 +352,13 @@ def write_table(
     header = to_json({**metadata, "kind": kind, "version": __version__, "columns": described}, longest=None)
     # file names in it need not be valid Unicode: their stray bytes become JSON escapes
     text = (json.dumps(header, ensure_ascii=False, indent=1) + "\n").encode("utf-8", "backslashreplace")
-    path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".parquet":
-        with _replacing(path) as temporary:
+        with replacing_file(path) as temporary:
             _write_parquet(frame, temporary, text)
     elif path.suffix == ".csv":
-        with _replacing(_sidecar(path)) as temporary:
+        with replacing_file(_sidecar(path)) as temporary:
             temporary.write_bytes(text)
-        with _replacing(path) as temporary:
+        with replacing_file(path) as temporary:
             frame.to_csv(temporary, index=False, na_rep="nan", lineterminator="\n", encoding="utf-8")
     else:
         raise StoreError(f"{path}: tables are .parquet or .csv, not {path.suffix!r}")
@@ -440,14 +437,3 @@ def _read_csv(path: Path) -> pd.DataFrame:
 
 def _sidecar(path: Path) -> Path:
     return path.with_suffix(".json")
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary path that takes the place of `path` when all went well."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

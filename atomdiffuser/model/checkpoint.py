@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from atomdiffuser.errors import StoreError
+from atomdiffuser.io.replacing import replacing_file
 from atomdiffuser.model.config import ModelConfig
 from atomdiffuser.model.network import AtomDiffuser
 
@@ -31,8 +32,8 @@ def save_model(
     """
     tensors = {k: v.detach().to("cpu", dtype).contiguous() for k, v in (state or model.state_dict()).items()}
     described = {"format": FORMAT, "config": model.config.to_dict(), "training": training or {}}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, path, metadata={METADATA_KEY: json.dumps(described, sort_keys=True)})
+    with replacing_file(path) as temporary:
+        save_file(tensors, temporary, metadata={METADATA_KEY: json.dumps(described, sort_keys=True)})
     return weights_hash(path)
 
 

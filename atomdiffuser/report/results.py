@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from atomdiffuser.io.map_store import DecayMaps, read_maps
+from atomdiffuser.io.replacing import replacing_file
 from atomdiffuser.io.store import read_attributes, read_frames
 from atomdiffuser.io.tables import read_table
 from atomdiffuser.report.damage_maps import DamageMaps, open_damage_maps
@@ -99,10 +99,5 @@ def read_tables(folder: Path) -> dict[str, pd.DataFrame]:
 
 def write_page(path: Path, text: str) -> None:
     """Write a page; readers see either the old or the new one, never half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with replacing_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

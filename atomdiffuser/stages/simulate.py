@@ -12,6 +12,7 @@ import numpy as np
 
 from atomdiffuser._version import __version__
 from atomdiffuser.errors import SettingsError
+from atomdiffuser.io.replacing import replacing_file
 from atomdiffuser.simulation.series import SimulatedSeries, simulate_series
 
 Format = Literal["dm4", "emd", "folder"]
@@ -100,8 +101,7 @@ def write_truth(path: Path, simulated: SimulatedSeries, *, specimen: str) -> Non
     }
     if simulated.lattice_vectors_px is not None:
         arrays["lattice_vectors_px"] = simulated.lattice_vectors_px
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:  # given a name, numpy would append .npz to it
+    with replacing_file(path) as temporary, temporary.open("wb") as file:  # given a name, numpy would append .npz
         np.savez_compressed(file, **arrays)
     acquisition = simulated.series.acquisition
     about = {
@@ -121,4 +121,5 @@ def write_truth(path: Path, simulated: SimulatedSeries, *, specimen: str) -> Non
         },
     }
     text = json.dumps(about, indent=1, default=str) + "\n"
-    path.with_suffix(".json").write_text(text, encoding="utf-8")
+    with replacing_file(path.with_suffix(".json")) as temporary:
+        temporary.write_text(text, encoding="utf-8")

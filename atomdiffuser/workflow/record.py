@@ -9,7 +9,7 @@ from pathlib import Path
 from atomdiffuser.errors import StoreError
 from atomdiffuser.io.status import Status, read_status, write_status
 
-INTERRUPTED = "stopped before its report was written: interrupted, or killed for lack of memory"
+INTERRUPTED = "stopped before its report was written: interrupted, killed for lack of memory, or the disk was full"
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from atomdiffuser.errors import StoreError
+from atomdiffuser.io.replacing import replacing_file
 
 if TYPE_CHECKING:
     from atomdiffuser.io.discovery import SeriesEntry
@@ -24,10 +24,8 @@ def write_series_list(path: Path, entries: Sequence[SeriesEntry]) -> None:
     text = json.dumps([e.to_json() for e in entries], indent=1, ensure_ascii=False) + "\n"
     if path.is_file() and path.read_text(encoding="utf-8") == text:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    with replacing_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def read_series_list(path: Path) -> list[SeriesEntry]:

@@ -26,6 +26,7 @@ try:
     from atomdiffuser.workflow.config_file import read_config
     from atomdiffuser.workflow.package_path import package_path
     from atomdiffuser.workflow.quiet import calm
+    from atomdiffuser.workflow.run_lock import claim
     from atomdiffuser.workflow.series_list import (
         CACHE,
         LIST,
@@ -51,6 +52,8 @@ try:
     FOLDERS = session_folders(config, started_in, directory=started_in if IS_MODULE else workflow.overwrite_workdir)
     SERIES_LIST = FOLDERS.results / LIST
     if workflow.is_main_process:
+        if not workflow.output_settings.dryrun and "--unlock" not in sys.argv:
+            claim(FOLDERS)
         if not (FOLDERS.results / CACHE).exists():
             print(f"First look at {FOLDERS.session}: every file is read once", file=sys.stderr)
         ENTRIES = discover(
