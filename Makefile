@@ -53,6 +53,25 @@ picture: $(STAMPS)/demo $(STAMPS)/test  ## take the picture in the README again,
 	@$(BIN)/python -m atomdiffuser demo "$(DEMO)"
 	@$(BIN)/python docs/picture.py "$(DEMO)/session/results/LLZO_mass_loss/report.html"
 
+.PHONY: benchmark-kill
+benchmark-kill: $(STAMPS)/demo  ## kill every stage before every file that it writes, and compare the results
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks kill
+
+.PHONY: coverage
+coverage: $(STAMPS)/test $(STAMPS)/demo $(STAMPS)/docs $(STAMPS)/citation $(STAMPS)/quality  ## lines that the tests run; fails under 90 %
+	@rm -rf .coverage
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(WORKERS) --cov --cov-report=term $(PYTEST_ARGS)
+
+.PHONY: mutation
+mutation: $(STAMPS)/test $(STAMPS)/quality  ## break geometry, trajectory and kinetics on purpose: do tests fail?
+	@OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/mutmut run --max-children $(WORKERS)
+	@$(BIN)/python -m benchmarks.mutants
+
+.PHONY: audit
+audit: $(STAMPS)/quality  ## look the pinned versions up among known vulnerabilities (asks pypi.org or osv.dev)
+	@sed 's/+[a-z0-9.]*$$//' requirements/lock.txt > $(VENV)/audited.txt
+	@$(BIN)/pip-audit --no-deps --disable-pip --progress-spinner off -r $(VENV)/audited.txt $(AUDIT_ARGS)
+
 .PHONY: wheel
 wheel: $(STAMPS)/base  ## build the wheel, with weights and workflow inside, into dist/
 	@$(PIP) wheel --no-deps --no-build-isolation -w dist .
@@ -89,6 +108,6 @@ $(STAMPS)/base: requirements/lock.txt pyproject.toml | $(BIN)/python
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@mkdir -p $(STAMPS) && touch $@
 
-$(STAMPS)/demo $(STAMPS)/docs $(STAMPS)/peers $(STAMPS)/test $(STAMPS)/lint: $(STAMPS)/%: requirements/%.txt $(STAMPS)/base
+$(STAMPS)/demo $(STAMPS)/docs $(STAMPS)/peers $(STAMPS)/quality $(STAMPS)/test $(STAMPS)/lint: $(STAMPS)/%: requirements/%.txt $(STAMPS)/base
 	@$(PIP) install -r $<
 	@mkdir -p $(STAMPS) && touch $@

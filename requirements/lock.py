@@ -1,7 +1,7 @@
 """Write the pinned requirement files from what is installed in the running environment.
 
-lock.txt holds the closure of the package's own dependencies; demo.txt, docs.txt, peers.txt, test.txt and lint.txt what
-their extras add.
+lock.txt holds the closure of the package's own dependencies; demo.txt, docs.txt, peers.txt, quality.txt, test.txt and
+lint.txt what their extras add.
 Run by `make lock`, in an environment that has all extras.
 """
 
@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 FOLDER = Path(__file__).resolve().parent
-EXTRAS = ("demo", "docs", "peers", "test", "lint")
+EXTRAS = ("demo", "docs", "peers", "quality", "test", "lint")
 NOT_PINNED = ("nvidia-", "triton")  # CUDA's libraries belong to torch's own build and follow its exact version
 
 
@@ -40,7 +40,7 @@ def closure(requirements: Iterable[str]) -> dict[str, str]:
     while todo:
         requirement = todo.pop()
         name = canonicalize_name(requirement.name)
-        if name.startswith(NOT_PINNED):
+        if name.startswith(NOT_PINNED) or name == "pip":
             continue
         try:
             installed = distribution(requirement.name)

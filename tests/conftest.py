@@ -7,6 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
+
+settings.register_profile("mutation", max_examples=10, deadline=None, derandomize=True)
 
 
 @pytest.fixture

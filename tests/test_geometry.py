@@ -186,9 +186,32 @@ def test_log_of_nothing_known_is_nothing_known() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_dtype_is_kept(dtype) -> None:
     a = affine(1.01, 0.002, 4, -0.003, 0.99, 2).to(dtype)
-    for result in (g.invert(a), g.compose(a, a), g.log_affine(a), g.exp_affine(g.log_affine(a)), g.geodesic(a, 0.5)):
+    for result in (
+        g.invert(a), g.compose(a, a), g.log_affine(a), g.exp_affine(g.log_affine(a)), g.geodesic(a, 0.5),
+        g.affine_from_parameters(g.parameters_from_affine(a)), g.translation(a[:2, 2]), g.drift_at_centre(a, (3, 4)),
+        g.identity(2, dtype=dtype), g.pixel_grid((2, 3), dtype=dtype), g.second_moments((2, 3), dtype=dtype),
+        g.displacement_sigma_px(torch.eye(6, dtype=dtype), (3, 4)), *g.rotation_scale_shear(a),
+    ):  # fmt: skip
         assert result.dtype == dtype
     assert torch.allclose(g.exp_affine(g.log_affine(a)), a, atol=1e-5 if dtype == torch.float32 else 1e-12)
+
+
+def test_results_are_on_the_device_of_what_was_given() -> None:
+    """On PyTorch's device without memory, which is there on every machine."""
+    affines, numbers = torch.eye(3, device="meta").expand(4, 3, 3), torch.zeros(4, 6, device="meta")
+    for result in (
+        g.affine_from_parameters(numbers), g.parameters_from_affine(affines), g.translation(numbers[:, :2]),
+        g.identity(2, device="meta"), g.invert(affines), g.compose(affines, affines), g.log_affine(affines),
+        g.exp_affine(numbers), g.geodesic(affines, 0.5), g.drift_at_centre(affines, (3, 4)),
+        g.displacement_rms_px(affines, affines, (3, 4)), g.pixel_grid((3, 4), device="meta"),
+        g.displacement_sigma_px(torch.zeros(4, 6, 6, device="meta"), (3, 4)), *g.rotation_scale_shear(affines),
+    ):  # fmt: skip
+        assert result.device.type == "meta"
+
+
+def test_defaults_are_double_precision_on_the_processor() -> None:
+    for made in (g.identity(2), g.pixel_grid((2, 3)), g.second_moments((2, 3))):
+        assert (made.dtype, made.device.type) == (torch.float64, "cpu")
 
 
 # --- distances ------------------------------------------------------------------------------------

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.optimize
 import torch
 
 from atomdiffuser import geometry as g
 from atomdiffuser.pairs import choose_pairs
 from atomdiffuser.simulation.drift import simulate_drift
 from atomdiffuser.simulation.randomness import RandomStreams
-from atomdiffuser.trajectory import solve_trajectory
+from atomdiffuser.trajectory import _adjoint, _chain, _closure, _frame_variances, solve_trajectory
 
 SHAPE = (120, 160)
 HOP = torch.tensor([0.0, 13.0], dtype=torch.float64)
@@ -162,6 +163,7 @@ def noisy_series(n: int, rng, pairs: np.ndarray, scale: np.ndarray):
     return frames, between(seen, pairs), covariance
 
 
+@pytest.mark.statistics
 def test_sigma_is_that_of_two_frames_however_many_pairs_there_are(rng) -> None:
     """z over draws is about one; pairs taken as independent would claim several times less. Frames differ in noise."""
     n, pairs, scale = 8, all_pairs(8, (1, 2, 3, 4, 5, 6, 7)), np.linspace(1, 3, 8)
@@ -194,3 +196,103 @@ def test_large_drift_does_not_stop_the_solution() -> None:
     frames = simulate_drift(n, SHAPE, RandomStreams(3), drift_px_per_frame=(8.0, 5.0), rotation_deg_per_frame=1.5)
     pairs = all_pairs(n)
     assert error_px(solve(pairs, between(frames, pairs), n=n), frames).max() < 1e-7
+
+
+# --- step by step ---------------------------------------------------------------------------------
+
+
+def noisy_pairs(n: int, rng: np.random.Generator):
+    """Pairs whose errors, drawn with a covariance of their own each, contradict one another a little."""
+    pairs, frames = all_pairs(n), truth(n, seed=3)
+    covariance = about_centre(PER_FRAME)[None] * torch.as_tensor(rng.uniform(0.5, 4, (len(pairs), 1, 1)))
+    error = np.stack([rng.multivariate_normal(np.zeros(6), c) for c in covariance.numpy()])
+    measured = between(frames, pairs) @ g.exp_affine(torch.as_tensor(error))
+    return pairs, measured, covariance, frames
+
+
+def test_the_trajectory_is_where_the_robust_cost_is_flat(rng) -> None:
+    """Σ 6c²·log(1 + s/6c²) over the pairs (s: squared misfit in σ, c = 4) has no slope along any frame's motion."""
+    pairs, measured, covariance, _ = noisy_pairs(6, rng)
+    solved = solve(pairs, measured, n=6, covariance=covariance)
+
+    def slopes(frames: torch.Tensor) -> torch.Tensor:
+        motion = torch.zeros(len(pairs), 6, 6, dtype=torch.float64, requires_grad=True)  # pair, frame, numbers
+        cost = torch.zeros((), dtype=torch.float64)
+        for m, (i, j) in enumerate(pairs):
+            ends = [g.exp_affine(motion[m, k]) @ frames[k] for k in (i, j)]
+            misfit = g.log_affine(g.invert(measured[m]) @ ends[1] @ g.invert(ends[0]))
+            squared = misfit @ torch.linalg.inv(covariance[m]) @ misfit
+            cost = cost + 96 * torch.log1p(squared / 96)
+        cost.backward()
+        return motion.grad
+
+    # of the six numbers each has units of its own: slopes count in those of single pairs
+    each = slopes(solved.frame_from_reference)
+    share = each.sum(0)[1:].abs() / each.abs().sum(0)[1:]
+    assert float(share.max()) < 5e-3
+    moved = solved.frame_from_reference.clone()
+    moved[3] = g.translation(torch.tensor([0.02, 0.0], dtype=torch.float64)) @ moved[3]
+    assert float((slopes(moved).sum(0)[1:].abs() / slopes(moved).abs().sum(0)[1:]).max()) > 0.05
+
+
+def test_residuals_and_closures_are_distances_in_pixels(rng) -> None:
+    pairs, measured, covariance, _ = noisy_pairs(6, rng)
+    solved = solve(pairs, measured, n=6, covariance=covariance)
+    found = g.displacement_rms_px(between(solved.frame_from_reference, pairs), measured, SHAPE).numpy()
+    assert solved.pair_residual_px == pytest.approx(found, rel=1e-6)
+    for k in range(6):
+        touching = (pairs == k).any(axis=1)
+        assert solved.closure_px[k] == pytest.approx(np.sqrt(np.mean(found[touching] ** 2)), rel=1e-6)
+    assert solved.pair_accepted.all() and solved.connected.all()
+
+
+def test_closure_needs_two_pairs_at_a_frame_and_leaves_out_those_not_used() -> None:
+    pairs = np.array([[0, 1], [1, 2], [0, 2], [2, 3]])
+    closure = _closure(5, pairs, np.array([3.0, 4.0, 100.0, 7.0]), np.array([True, True, False, True]))
+    assert closure == pytest.approx([np.nan, np.sqrt(12.5), np.sqrt(32.5), np.nan, np.nan], nan_ok=True)
+
+
+def test_a_motion_seen_from_another_frame(rng) -> None:
+    a = g.affine_from_parameters(torch.as_tensor(rng.normal(0, 0.3, (5, 6))) + torch.tensor([1, 0, 40, 0, 1, -30]))
+    numbers = torch.as_tensor(rng.normal(0, 1, (5, 6)))
+    motion = torch.zeros(5, 3, 3, dtype=torch.float64)
+    motion[:, :2] = numbers.reshape(5, 2, 3)
+    seen = (a @ motion @ torch.linalg.inv(a))[:, :2].reshape(5, 6)
+    assert torch.allclose((_adjoint(a) @ numbers[..., None])[..., 0], seen, rtol=1e-9, atol=1e-9)
+
+
+def test_start_values_come_over_the_shortest_lags() -> None:
+    pairs = np.array([[0, 2], [0, 1], [2, 1], [0, 4], [2, 4], [3, 4]])
+    shift = lambda y: g.translation(torch.tensor([float(y), 0.0], dtype=torch.float64))
+    measured = torch.stack([shift(y) for y in (50, 1, -2, 60, 7, 100)])
+    accepted = np.array([True, True, True, True, True, False])
+    frames, connected = _chain(6, pairs, measured, accepted, 0)
+    assert frames[:, 0, 2].tolist()[:3] == [0, 1, 3]  # 2 over 1, backwards along (2, 1), not straight
+    assert float(frames[4, 0, 2]) == 10  # over 2
+    assert connected.tolist() == [True, True, True, False, True, False]
+    assert torch.equal(frames[[3, 5]], g.identity(2))
+    other, _ = _chain(6, pairs, measured, accepted, 4)
+    assert other[:, 0, 2].tolist()[:3] == [-10, -9, -7]
+
+
+def test_frame_variances_are_the_least_squares_of_their_sums(rng) -> None:
+    pairs = all_pairs(5)
+    own = np.array([1.0, 2.0, 0.0, 0.5, 3.0])
+    of_pairs = own[pairs].sum(axis=1) * rng.uniform(0.8, 1.2, len(pairs)) * 1e-4
+    best = np.array([of_pairs[(pairs == k).any(axis=1)].min() for k in range(5)])
+    rows = np.zeros((len(pairs) + 6, 6))
+    rows[np.arange(len(pairs))[:, None], pairs] = 1 / of_pairs[:, None]
+    rows[len(pairs) :] = np.diag(0.2 / np.r_[best, np.median(of_pairs)])  # a frame without pairs is like the others
+    expected = scipy.optimize.nnls(rows, np.r_[np.ones(len(pairs)), np.full(6, 0.1)])[0]
+    found = _frame_variances(6, pairs, of_pairs)
+    assert found == pytest.approx(expected, rel=1e-4, abs=1e-4 * expected.max())
+    assert np.isnan(_frame_variances(3, pairs[:0], of_pairs[:0])).all()
+
+
+def test_sigma_against_the_reference_adds_both_frames(rng) -> None:
+    pairs, measured, covariance, _ = noisy_pairs(6, rng)
+    for origin in (0, 3):
+        frames_sigma = solve(pairs, measured, n=6, covariance=covariance, origin=origin).displacement_sigma_px
+        own = _frame_variances(6, pairs, g.displacement_sigma_px(covariance, SHAPE).numpy() ** 2)
+        expected = np.where(np.arange(6) == origin, 0.0, np.sqrt(own + own[origin]))
+        assert frames_sigma == pytest.approx(expected, rel=1e-6)
