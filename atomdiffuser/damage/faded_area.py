@@ -37,8 +37,8 @@ def share_below(
 
     A place near the threshold may be on either side: with noise σ it is below with a probability p. Places within a
     window of the map share their noise, whose correlation reaches over 4π window² cells; that of its sign over ln 2
-    times as many (arcsine law). So n cells are n / (4π ln 2 window²) independent ones, and the variance of the share is the
-    mean of p·(1 − p) over their number. NaN where nothing of a region is mapped.
+    times as many (arcsine law). So n cells are n / (4π ln 2 window²) independent ones, and the variance of the share
+    is the mean of p·(1 − p) over their number. NaN where nothing of a region is mapped.
 
     Parameters
     ----------
