@@ -19,7 +19,7 @@ from atomdiffuser.model.network import AtomDiffuser
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 DEFAULT_NAME = "default"
 METADATA_KEY = "atomdiffuser"
-FORMAT = 1
+FORMAT = 2
 
 
 def save_model(

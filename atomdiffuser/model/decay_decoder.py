@@ -25,6 +25,9 @@ CANDIDATES = (WINDOWS, WINDOWS + len(FOLLOWING))
 """What is blended for intensity and for contrast."""
 FOLLOWING_AT_FIRST = -1.0  # a fresh net hardly trusts what follows the intensity
 
+CALIBRATED_AT_E = (1.0, 3.0, 9.0, 40.0, 200.0)
+"""Mean electrons a pixel for which the σ of the maps is calibrated."""
+
 
 class DecayDecoder(nn.Module):
     """Six maps (n, 6, y/4, x/4): rates of intensity and contrast per unit τ, the logarithms of their σ, and how little
@@ -46,15 +49,16 @@ class DecayDecoder(nn.Module):
         self.down = nn.ModuleList(scaled_init(nn.Conv2d(a, b, 2, stride=2), 1.0) for a, b in steps)
         self.up = nn.ModuleList(scaled_init(nn.Conv2d(b, a, 1), 0.5) for a, b in steps)
         self.leave = scaled_init(nn.Conv2d(widths[0], sum(CANDIDATES) + 4, 3, padding=1), 0.1)
-        self.register_buffer("log_sigma_offset", torch.zeros(2))  # set after training, see training/calibration.py
+        # Set after training, see training/calibration.py: for either map, at each of `CALIBRATED_AT_E`.
+        self.register_buffer("log_sigma_offset", torch.zeros(2, len(CALIBRATED_AT_E)))
         with torch.no_grad():
             for numbers, blended in zip(self._split(self.leave.bias[None]), CANDIDATES, strict=True):
                 numbers[:, FIRST_WINDOW] = 1.5
                 numbers[:, WINDOWS:blended] = FOLLOWING_AT_FIRST
                 numbers[:, -1] = -2.5
 
-    def forward(self, evidence: Evidence, condition: Tensor) -> Tensor:
-        """What the pair shows, at stride 4, with the vector from `conditioning`."""
+    def forward(self, evidence: Evidence, condition: Tensor, electrons: Tensor) -> Tensor:
+        """What the pair shows, at stride 4, with the vector from `conditioning` and the mean electrons a pixel (n,)."""
         x = self.enter(evidence.channels)
         kept = []
         for level, blocks in enumerate(self.down_blocks):
@@ -72,7 +76,16 @@ class DecayDecoder(nn.Module):
         rates = _bounded(torch.stack([log_intensity, positive.clamp_min(1e-8).log()], 1), LOG_LOWEST, LOG_HIGHEST)
         doubts = torch.stack([intensity[:, -1], contrast[:, -1]], 1)
         log_sigma = _bounded(doubts, SIGMA_LOG_LOWEST, SIGMA_LOG_HIGHEST)
-        return torch.cat([rates, log_sigma + self.log_sigma_offset[:, None, None], evidence.log_doubt], 1)
+        return torch.cat([rates, log_sigma + self._offset(electrons)[..., None, None], evidence.log_doubt], 1)
+
+    def _offset(self, electrons: Tensor) -> Tensor:
+        """What calibration adds to log σ of either map (n, 2), linear in the logarithm between its points."""
+        points = electrons.new_tensor(CALIBRATED_AT_E).log()
+        place = electrons.log().clamp(points[0], points[-1])
+        right = torch.searchsorted(points, place).clamp(1, len(points) - 1)
+        share = (place - points[right - 1]) / (points[right] - points[right - 1])
+        table = self.log_sigma_offset.to(electrons).T
+        return torch.lerp(table[right - 1], table[right], share[:, None])
 
     @staticmethod
     def _split(numbers: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ from atomdiffuser.interpolation import (
     sample_spline,
     spline_prefilter_kernel,
 )
+from atomdiffuser.model.lattice_template import LatticeTemplate, lattice_template
 from atomdiffuser.model.layers import full_precision
 from atomdiffuser.model.pair_statistics import readout_variance
 
@@ -105,6 +106,14 @@ class PairFrames:
         return values * mask, mask
 
     @torch.no_grad()
+    def lattice_template(self, moving_from_reference: Tensor) -> LatticeTemplate:
+        """What both frames, aligned, have in common, on the whole reference frame."""
+        whole = Window(0, 0, *self.shape)
+        moving, seen = self.aligned_window(whole, moving_from_reference)
+        mask = self.reference_valid * seen
+        return lattice_template(self.reference * mask, moving * mask, mask, self.level, self.readout)
+
+    @torch.no_grad()
     def overlap(self, moving_from_reference: Tensor) -> Tensor:
         """(n, y, x) bool: valid reference pixels whose place lies in the moving frame, on valid pixels."""
         y, x = affine_coordinates(moving_from_reference.double(), self.shape)
@@ -112,6 +121,11 @@ class PairFrames:
         seen = (y >= -slack) & (y <= self.shape[0] - 1 + slack) & (x >= -slack) & (x <= self.shape[1] - 1 + slack)
         inner = sample_linear(self.moving_valid, y.clamp(0, self.shape[0] - 1), x.clamp(0, self.shape[1] - 1))
         return seen & (inner > 0.999) & (self.reference_valid > 0)
+
+
+def cut_template(template: LatticeTemplate, window: Window) -> LatticeTemplate:
+    """The template in a window; beyond the frame there is none."""
+    return LatticeTemplate(_cut(template.structure, window), _cut(template.passed, window))
 
 
 @torch.no_grad()

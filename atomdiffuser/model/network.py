@@ -3,7 +3,8 @@
     frames ─ shared encoder ─┬─ shift search ─ local steps (weighted affine fits) ─► drift
                              └─ aligned pair: statistics + features ─ decay decoder, conditioned on τ ─► maps and σ
 
-Every part is convolutional and none takes statistics over an image, so that a large frame may be cut into windows.
+Every part is convolutional and none takes statistics over an image, so that a large frame may be cut into windows; what
+the two frames have in common (`LatticeTemplate`) is found on the whole frame first.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from atomdiffuser.model.affine_fit import fit_affine
 from atomdiffuser.model.config import CELL_STRIDE, MAP_STRIDE, STEM_STRIDE, ModelConfig
 from atomdiffuser.model.decay_decoder import DecayDecoder
 from atomdiffuser.model.encoder import Encoder
-from atomdiffuser.model.frames import PairFrames, pair_frames
+from atomdiffuser.model.frames import PairFrames, cut_template, pair_frames
 from atomdiffuser.model.local_steps import LocalStep, cell_centres
 from atomdiffuser.model.prediction import PairPrediction
 from atomdiffuser.model.shift_search import ShiftSearch, motion_from_log_odds
@@ -191,14 +192,16 @@ class AtomDiffuser(nn.Module):
         condition = self.decoder.conditioning(frames.level, tau)
         total = weights = None
         size = [-(-s // MAP_STRIDE) for s in frames.shape]
+        template = None if len(tiles) == 1 else frames.lattice_template(drift)
         for tile in tiles:
             w = tile.window
             reference, reference_mask = frames.reference_window(w)
             moving, moving_mask = frames.aligned_window(w, drift)
             evidence = self.decoder.statistics(
-                reference, moving, reference_mask * moving_mask, frames.level, frames.readout
-            )
-            fields = self.decoder(evidence, condition)
+                reference, moving, reference_mask * moving_mask, frames.level, frames.readout,
+                template and cut_template(template, w),
+            )  # fmt: skip
+            fields = self.decoder(evidence, condition, frames.level)
             if len(tiles) == 1:
                 return fields[:, :, : size[0], : size[1]]
             if total is None:

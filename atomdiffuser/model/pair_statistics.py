@@ -1,19 +1,24 @@
 """Local regressions over an aligned pair at five scales: what the maps can be known from before anything is learned.
 
-Both frames pass through the same band-pass filters w_b (Laplacians of Gaussians, two widths at three octaves). In a
-Gaussian window around each cell of 4 × 4 pixels, with the filters' noise N_b taken out and m_b modes in a band,
+In a Gaussian window around each cell of 4 × 4 pixels, with the pair's `LatticeTemplate` T and the noise that reached it
+taken out,
 
     intensity  μ = Σ moving / Σ reference
-    contrast   κ = Σ_b m_b·C_b / Σ_b m_b·S_b,    C_b = Σ f_b(moving)·f_b(reference),  S_b = Σ f_b(reference)² − N_b
+    contrast   κ = Σ moving·T / Σ reference·T
+
+And both frames pass through the same band-pass filters w_b (Laplacians of Gaussians, two widths at three octaves). With
+the filters' noise N_b taken out and m_b modes in a band,
+
+    octaves    κ_b = C_b / S_b,    C_b = Σ f_b(moving)·f_b(reference),  S_b = Σ f_b(reference)² − N_b
     energy     ε = (Σ_b m_b·S'_b / Σ_b m_b·S_b)^½,  S' of the moving frame: blind to what is left of the drift
 
-κ is the slope of prewhitened frames, corrected for the noise in the reference, which would bias it low (errors in
-variables; Fuller, Measurement Error Models, 1987, eq. 1.2.3). Each comes with the standard error that shot noise gives
-it. Narrow windows are noisy, wide ones blurred: the decoder blends them place by place and corrects the blend. What it
-needs for that is given too: how much more two neighbouring widths differ than noise explains (Lepski 1991,
-doi:10.1137/1135065), averaged around each place. And where contrast follows intensity, as it does when one damage
-takes both, the intensity's finer windows say where: κ of the widest window, changed by ρ times what log μ differs from
-its own widest, with ρ the local regression of one difference on the other.
+κ_b are slopes of prewhitened frames, corrected for the noise in the reference, which would bias them low (errors in
+variables; Fuller, Measurement Error Models, 1987, eq. 1.2.3): coarse and fine details may fade differently. All come
+with the standard error that shot noise gives them. Narrow windows are noisy, wide ones blurred: the decoder blends them
+place by place and corrects the blend. What it needs for that is given too: how much more two neighbouring widths differ
+than noise explains (Lepski 1991, doi:10.1137/1135065), averaged around each place. And where contrast follows intensity,
+as it does when one damage takes both, the intensity's finer windows say where: κ of the widest window, changed by ρ
+times what log μ differs from its own widest, with ρ the local regression of one difference on the other.
 """
 
 from __future__ import annotations
@@ -27,6 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from atomdiffuser.model.config import MAP_STRIDE
+from atomdiffuser.model.lattice_template import LatticeTemplate, lattice_template, without_mean
 from atomdiffuser.model.layers import full_precision
 
 FILTER_PX = 9
@@ -51,6 +57,7 @@ VACUUM_SHARE = 0.03  # of the frame's mean signal
 MEDIAN_OF_SQUARES = 0.455  # of a standard normal number
 LARGEST_SQUARE = 100.0  # in variances
 LARGEST_LOG, LARGEST_SLOPE = 2.5, 2.5
+LEAST_PASSED = 0.003  # of the noise, that T is taken to hold: where it is empty nothing is known
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,10 @@ class PairStatistics(nn.Module):
         rough = 2 * (len(WINDOW_CELLS) - 1) * len(ROUGHNESS_CELLS)
         self.channels = len(WINDOW_CELLS) * (5 + 2 * octaves) + 3 + rough + len(FOLLOWING) + 2
 
-    def forward(self, reference: Tensor, moving: Tensor, mask: Tensor, level: Tensor, readout: Tensor) -> Evidence:
+    def forward(
+        self, reference: Tensor, moving: Tensor, mask: Tensor, level: Tensor, readout: Tensor,
+        template: LatticeTemplate | None = None,
+    ) -> Evidence:  # fmt: skip
         """Images (n, y, x), 0 where `mask` is 0.
 
         Parameters
@@ -96,13 +106,17 @@ class PairStatistics(nn.Module):
             (n,) electrons that a value of 1 stands for.
         readout
             (n, 2) variance [electrons²] that pixels of either frame have beside their shot noise.
+        template
+            Of the pair, cut as the images are; where the images are the whole frames it is found here.
         """
+        template = template or lattice_template(reference, moving, mask, level, readout)
         with full_precision(reference.device):
             both = mask[:, None]
             images = torch.stack([reference, moving], 1) * both  # (n, 2, y, x)
             cells = F.avg_pool2d(torch.cat([images, both], 1), MAP_STRIDE)
             bands = [self._octave(images, both, octave, level, readout) for octave in OCTAVES]
-            return self._evidence(cells, torch.stack(bands, 1), level, readout)
+            projections = _projections(images, mask, level, readout, template)
+            return self._evidence(cells, torch.stack(bands, 1), projections, level, readout)
 
     def _octave(self, images: Tensor, mask: Tensor, octave: int, level: Tensor, readout: Tensor) -> Tensor:
         """(n, 4, y/4, x/4): C, S, S', each over the noise of its frame's mean, and the share that has a value."""
@@ -121,7 +135,7 @@ class PairStatistics(nn.Module):
         energies = energies - F.pad(pool(noise), (0, 0, 0, 0, 1, 0))
         return torch.cat([energies, pool(inside)], 1)
 
-    def _evidence(self, cells: Tensor, bands: Tensor, level: Tensor, readout: Tensor) -> Evidence:
+    def _evidence(self, cells: Tensor, bands: Tensor, projections: Tensor, level: Tensor, readout: Tensor) -> Evidence:
         excess = (readout / level[:, None])[:, :, None, None]
         channels, logs, slopes, log_variances, slope_variances = [], [], [], [], []
         modes = torch.tensor([1.0 / o**2 for o in OCTAVES], device=cells.device)[:, None, None]  # what a band counts
@@ -141,8 +155,9 @@ class PairStatistics(nn.Module):
             cross, square, other, seen = _window(bands.flatten(1, 2), width).unflatten(1, bands.shape[1:3]).unbind(2)
             slope, error = _slope(cross, square, noise[:, None] * seen, pixels[:, None], OCTAVES)
             total = lambda x: (x * modes).sum(1, keepdim=True)
-            all_slope, all_error = _slope(total(cross), total(square), noise[:, None] * total(seen), pixels[:, None])
-            floor = (total(square).clamp_min(0) * all_error).clamp_min(1e-6)
+            all_slope, all_error = _contrast(_window(projections, width), noise / level[:, None, None], pixels)
+            _, band_error = _slope(total(cross), total(square), noise[:, None] * total(seen), pixels[:, None])
+            floor = (total(square).clamp_min(0) * band_error).clamp_min(1e-6)
             energy = ((total(other).clamp_min(0) + floor) / (total(square).clamp_min(0) + floor)).sqrt()
             channels += [
                 log_ratio[:, None], _log_doubt(log_variance)[:, None], all_slope - 1,
@@ -205,6 +220,30 @@ def band_passes(widths_px: tuple[float, ...]) -> Tensor:
         g = g - g.mean()
         filters.append(g / g.norm())
     return torch.stack(filters)[:, None].float()
+
+
+def _projections(images: Tensor, mask: Tensor, level: Tensor, readout: Tensor, template: LatticeTemplate) -> Tensor:
+    """(n, 3, y/4, x/4): reference·T and moving·T without the noise that reached T, and T²."""
+    structure = template.structure
+    sums = []
+    for k, image in enumerate(images.unbind(1)):
+        variance = (image.clamp_min(0) + (readout[:, k] / level)[:, None, None]) / level[:, None, None] * mask
+        sums.append(without_mean(image, mask) * structure - variance * template.passed)
+    return F.avg_pool2d(torch.stack([*sums, structure.square() + LEAST_PASSED * variance], 1), MAP_STRIDE)
+
+
+def _contrast(sums: Tensor, variance: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """κ (n, 1, y, x) from windowed projections (n, 3, y, x), drawn to 1 where its standard error, beside it, is large.
+
+    `variance` (n, y, x) is that of a pixel's value, `pixels` (n, y, x) how many count.
+    """
+    reference, moving, square = sums.unbind(1)
+    signal = reference.clamp_min(0)
+    spread = 2 * variance * square.clamp_min(0) / pixels.clamp_min(1e-3) + 1e-14
+    error = spread.sqrt() / (signal + 1e-6)
+    doubt = (error * signal).square()
+    slope = (moving * signal + doubt) / (signal.square() + doubt + 1e-14)
+    return slope.clamp(-0.5, LARGEST_SLOPE)[:, None], error[:, None]
 
 
 def _slope(

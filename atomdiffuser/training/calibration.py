@@ -1,4 +1,4 @@
-"""After training: one factor for the σ of each map, so that 95 % intervals hold 95 % of the truth.
+"""After training: a factor for the σ of each map and fluence, so that 95 % intervals hold 95 % of the truth.
 
 Fitted on simulated pairs of the kind that training showed, drawn with a seed of their own and aligned by the truth, as
 the statistical refinement does but for a small rest; crystals kept for the evaluation take no part.
@@ -6,12 +6,15 @@ the statistical refinement does but for a small rest; crystals kept for the eval
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from atomdiffuser.evaluation.metrics import SIGMAS_95, judged_masks
+from atomdiffuser.model.decay_decoder import CALIBRATED_AT_E
 from atomdiffuser.model.network import AtomDiffuser
-from atomdiffuser.simulation.pairs import simulate_pairs
+from atomdiffuser.simulation.pairs import PairBatch, simulate_pairs
 from atomdiffuser.training.batches import electrons_of
 from atomdiffuser.training.settings import TrainSettings
 
@@ -19,14 +22,27 @@ SEED = 31337
 EVERY_PX = 7  # neighbouring pixels say the same
 
 
+PEAK_OVER_MEAN = 2.2  # of the electrons of a pixel, about, in these images
+
+
 @torch.no_grad()
 def sigma_offsets(model: AtomDiffuser, settings: TrainSettings, device: torch.device) -> Tensor:
-    """Logarithms (2,) of the factors for intensity and contrast."""
-    pairs = simulate_pairs(settings.validate_pairs, settings.shape, SEED, device, ranges=settings.ranges)
+    """Logarithms of the factors, (2, levels): intensity and contrast at each of `CALIBRATED_AT_E`."""
+    columns = []
+    for number, level in enumerate(CALIBRATED_AT_E):
+        peak = PEAK_OVER_MEAN * level
+        ranges = replace(settings.ranges, electrons=(peak, peak))
+        pairs = simulate_pairs(settings.validate_pairs, settings.shape, SEED + number, device, ranges=ranges)
+        columns.append(_offsets(model, pairs, settings.batch))
+    return torch.stack(columns, 1)
+
+
+def _offsets(model: AtomDiffuser, pairs: PairBatch, batch: int) -> Tensor:
+    """(2,) from pairs of one fluence."""
     masks = judged_masks(pairs)
     ratios: dict[str, list[Tensor]] = {"intensity": [], "contrast": []}
-    for at in range(0, len(pairs), settings.batch):
-        take = slice(at, at + settings.batch)
+    for at in range(0, len(pairs), batch):
+        take = slice(at, at + batch)
         frames = (electrons_of(pairs, name)[take] for name in ("reference", "moving"))
         prediction = model(*frames, drift=pairs.moving_from_reference[take])
         for name, found in ratios.items():

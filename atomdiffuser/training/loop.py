@@ -191,7 +191,7 @@ class _Run:
         if isinstance(self.model, AtomDiffuser):
             offset = sigma_offsets(_averaged(self.model, self.average), self.settings, self.device)
             self.average.values["decoder.log_sigma_offset"] = offset.to(self.device)
-            described = {**described, "log_sigma_offset": [round(v, 4) for v in offset.tolist()]}
+            described = {**described, "log_sigma_offset": offset.round(decimals=4).tolist()}
         save_weights(path, self.model, self.average, described)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from atomdiffuser import geometry
 from atomdiffuser.model.affine_fit import displacement_rms
+from atomdiffuser.model.checkpoint import load_model
 from atomdiffuser.model.frames import PairFrames, pair_frames
 from atomdiffuser.model.losses import drift_likelihood, drift_loss, map_loss, search_loss
 from atomdiffuser.model.network import AtomDiffuser
@@ -17,19 +18,24 @@ from atomdiffuser.training.batches import TrainingBatch
 from atomdiffuser.training.settings import TrainSettings
 
 Objective = Callable[[nn.Module, TrainingBatch, TrainSettings], tuple[Tensor, dict[str, Tensor]]]
+SHIPPED = "default"
 SEARCH_FAILED_PX = 4.0
 STAGE_DISCOUNT = 0.8
 
 
 def build_network(settings: TrainSettings) -> nn.Module:
-    """A fresh network with weights from the settings' seed."""
+    """A network with weights from the settings' seed, or with those that it shall start from."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         if settings.network == "published":
             return PublishedNetwork()
         if settings.network == "block":
             return BlockNetwork()
-        return AtomDiffuser(settings.model)
+        model = AtomDiffuser(settings.model)
+    if settings.start_from:
+        model.load_state_dict(load_model(None if settings.start_from == SHIPPED else settings.start_from).state_dict())
+        model.decoder.log_sigma_offset.zero_()  # what calibration found for the weights as they were
+    return model
 
 
 def objective_of(settings: TrainSettings) -> Objective:

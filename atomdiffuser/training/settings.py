@@ -32,6 +32,8 @@ class TrainSettings:
         One of `NETWORKS`; the last two are baselines.
     parts
         What is trained, of `PARTS`; they share no weights, so they may be trained side by side and joined.
+    start_from
+        Weights that the network begins with: a file, or "default" for the shipped ones; empty takes fresh ones.
     precision
         Of the networks' layers: bfloat16 where the processor is built for it (GPUs, AMX), else float32.
     steps, minutes
@@ -61,6 +63,7 @@ class TrainSettings:
     network: str = "atomdiffuser"
     parts: tuple[str, ...] = PARTS
     precision: str = "auto"
+    start_from: str = ""
     seed: int = 1
     steps: int = 0
     minutes: float = 120.0

@@ -77,7 +77,7 @@ def test_length_follows_from_the_speed(tmp_path, settings, monkeypatch):
 
 
 def test_one_batch_is_learned_quickly(settings):
-    """Forty steps on the same four pairs: the drift error falls by half at least, the whole loss clearly."""
+    """Sixty steps on the same four pairs: the drift error falls by half at least, the whole loss clearly."""
     bright = replace(settings, batch=4, ranges=replace(settings.ranges, electrons=(100.0, 300.0)))
     model = build_network(bright)
     run = _Run(
@@ -85,7 +85,7 @@ def test_one_batch_is_learned_quickly(settings):
     )
     batch = run.source.at(0)
     run.source.at = lambda step: batch
-    losses = [run.step(k, 3e-3 * min(1, (k + 1) / 10)) for k in range(41)]
+    losses = [run.step(k, 3e-3 * min(1, (k + 1) / 10)) for k in range(61)]
     before, after = losses[0], losses[-1]
     assert float(after["drift_px"]) < 0.5 * float(before["drift_px"])
     assert float(after["search"]) < 0.6 * float(before["search"])
@@ -129,3 +129,11 @@ def test_baselines_train(tmp_path, settings, network):
     result = train(replace(settings, network=network, steps=2), tmp_path, report=quiet)
     assert result.finished
     assert type(load_baseline(result.weights)).__name__.lower().startswith(network)
+
+
+def test_weights_to_start_from_are_taken_without_their_calibration(settings):
+    shipped = load_model()
+    model = build_network(replace(settings, model=shipped.config, start_from="default"))
+    states = shipped.state_dict(), model.state_dict()
+    assert all(torch.equal(states[0][k], states[1][k]) for k in states[0] if k != "decoder.log_sigma_offset")
+    assert states[0]["decoder.log_sigma_offset"].any() and not states[1]["decoder.log_sigma_offset"].any()
