@@ -17,8 +17,8 @@ variables; Fuller, Measurement Error Models, 1987, eq. 1.2.3): coarse and fine d
 with the standard error that shot noise gives them. Narrow windows are noisy, wide ones blurred: the decoder blends them
 place by place and corrects the blend. What it needs for that is given too: how much more two neighbouring widths differ
 than noise explains (Lepski 1991, doi:10.1137/1135065), averaged around each place. And where contrast follows
-intensity, as it does when one damage takes both, the intensity's finer windows say where: κ of the widest window, changed by
-ρ times what log μ differs from its own widest, with ρ the local regression of one difference on the other.
+intensity, as it does when one damage takes both, the intensity's finer windows say where: κ of the widest window,
+changed by ρ times what log μ differs from its own widest, with ρ the local regression of one difference on the other.
 """
 
 from __future__ import annotations
