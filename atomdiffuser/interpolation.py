@@ -96,9 +96,18 @@ def sample_spline(coefficients: Tensor, y: Tensor, x: Tensor) -> Tensor:
     (n, Y', X') values; coefficients outside the frame count as zero, so keep two pixels away from the edge.
     """
     (y0, y1, wy1), (x0, x1, wx1) = _pair_lookups(y), _pair_lookups(x)
-    upper = torch.lerp(_bilinear(coefficients, y0, x0), _bilinear(coefficients, y0, x1), wx1)
-    lower = torch.lerp(_bilinear(coefficients, y1, x0), _bilinear(coefficients, y1, x1), wx1)
-    return torch.lerp(upper, lower, wy1)
+    grid = _look_up_grid(coefficients.shape[-2:], y0, x0)
+    upper = _look_up(coefficients, grid)
+    right = _normalised(x1, coefficients.shape[-1])
+    lower_y = _normalised(y1, coefficients.shape[-2])
+    left = grid[..., 0].clone()
+    grid[..., 0] = right
+    upper = upper.lerp_(_look_up(coefficients, grid), wx1)
+    grid[..., 1] = lower_y
+    other = _look_up(coefficients, grid)
+    grid[..., 0] = left
+    lower = _look_up(coefficients, grid).lerp_(other, wx1)
+    return upper.lerp_(lower, wy1)
 
 
 def sample_linear(images: Tensor, y: Tensor, x: Tensor) -> Tensor:
@@ -121,15 +130,29 @@ def _pair_lookups(position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     t = position - floor
     t2 = t * t
     t3 = t2 * t
-    right = 1 / 6 + (t + t2) / 2 - t3 / 3
-    first = floor - 1 + (2 / 3 - t2 + t3 / 2) / (1 - right)
-    return first, floor + 1 + t3 / (6 * right), right
+    right = t.add(t2).mul_(0.5).add_(t3, alpha=-1 / 3).add_(1 / 6)
+    first = t3.mul(0.5).sub_(t2).add_(2 / 3).div_(1 - right).add_(floor).sub_(1)
+    second = t3.div(right).div_(6).add_(floor).add_(1)
+    return first, second, right
 
 
 def _bilinear(images: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    height, width = images.shape[-2:]
-    grid = torch.stack([x * (2 / max(width - 1, 1)) - 1, y * (2 / max(height - 1, 1)) - 1], dim=-1)  # (n, Y', X', 2)
+    return _look_up(images, _look_up_grid(images.shape[-2:], y, x))
+
+
+def _look_up(images: Tensor, grid: Tensor) -> Tensor:
     return F.grid_sample(images[:, None], grid, mode="bilinear", padding_mode="zeros", align_corners=True)[:, 0]
+
+
+def _look_up_grid(shape: tuple[int, int], y: Tensor, x: Tensor) -> Tensor:
+    grid = torch.empty(*y.shape, 2, dtype=y.dtype, device=y.device)  # (n, Y', X', 2)
+    grid[..., 0], grid[..., 1] = _normalised(x, shape[1]), _normalised(y, shape[0])
+    return grid
+
+
+def _normalised(position: Tensor, size: int) -> Tensor:
+    """Pixels as `grid_sample` counts them, −1 to 1 between the centres of the first and the last."""
+    return position.mul(2 / max(size - 1, 1)).sub_(1)
 
 
 def _convolve(images: Tensor, kernel: Tensor, axis: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import scipy.fft
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -35,24 +36,29 @@ def correlation_peaks(
         (n, count), normalised over the overlap, −1…1, best first; −inf where there are fewer peaks.
     """
     height, width = reference.shape[-2:]
-    size = (2 * height, 2 * width)
-    spectrum = lambda image: torch.fft.rfft2(image, s=size)
-    ones = torch.ones(1, height, width, device=reference.device)
-    f_ref, f_mov, f_one = spectrum(reference), spectrum(moving), spectrum(ones)
-    back = lambda product: torch.fft.irfft2(product, s=size)
-    cross = back(f_ref.conj() * f_mov)  # at lag d: Σ ref(q)·mov(q + d)
-    energy_ref = back(spectrum(reference**2).conj() * f_one)
-    energy_mov = back(f_one.conj() * spectrum(moving**2))
-    overlap = back(f_one.conj() * f_one)
-    scale = (energy_ref.clamp_min(0) * energy_mov.clamp_min(0)).sqrt()
+    reach = [min(int(max_shift_px) + 2, n - 1) for n in (height, width)]
+    size = [scipy.fft.next_fast_len(n + r + 1, real=True) for n, r in zip((height, width), reach, strict=True)]
+    dy, dx = (torch.arange(-r, r + 1, device=reference.device) for r in reach)
+    f_ref, f_mov = (torch.fft.rfft2(image, s=size) for image in (reference, moving))
+    cross = torch.fft.irfft2(f_ref.conj() * f_mov, s=size)  # at lag d: Σ ref(q)·mov(q + d)
+    cross = cross[:, dy.remainder(size[0])][:, :, dx.remainder(size[1])]
+    scale = (_energy_in_view(reference, dy, dx) * _energy_in_view(moving, -dy, -dx)).clamp_min(0).sqrt()
     tiny = 1e-6 * scale.amax((-2, -1), keepdim=True) + 1e-30
     correlation = cross / scale.clamp_min(tiny)
-    dy = torch.fft.fftfreq(size[0], 1 / size[0], device=reference.device)
-    dx = torch.fft.fftfreq(size[1], 1 / size[1], device=reference.device)
-    allowed = (torch.hypot(dy[:, None], dx[None, :]) <= max_shift_px) & (overlap[0] >= MIN_OVERLAP * height * width)
-    correlation = torch.where(allowed, correlation, torch.full_like(correlation, -torch.inf))
-    correlation = torch.fft.fftshift(correlation, dim=(-2, -1))
-    return _separated_maxima(correlation, (height, width), count, separation_px)
+    overlap = (1 - dy.abs() / height)[:, None] * (1 - dx.abs() / width)
+    allowed = (torch.hypot(dy[:, None].float(), dx.float()) <= max_shift_px) & (overlap >= MIN_OVERLAP)
+    correlation = torch.where(allowed, correlation, -torch.inf)
+    return _separated_maxima(correlation, (reach[0], reach[1]), count, separation_px)
+
+
+def _energy_in_view(image: Tensor, dy: Tensor, dx: Tensor) -> Tensor:
+    """Σ image(q)² over the pixels q of (n, Y, X) for which q + d lies in the frame too, at all lags d, (n, dy, dx)."""
+    total = F.pad(image.double().square(), (1, 0, 1, 0)).cumsum(-1).cumsum(-2)
+    (y0, y1), (x0, x1) = (
+        ((-d).clamp_min(0), n - d.clamp_min(0)) for d, n in zip((dy, dx), image.shape[-2:], strict=True)
+    )
+    at = lambda y, x: total[:, y][:, :, x]
+    return (at(y1, x1) - at(y0, x1) - at(y1, x0) + at(y0, x0)).float()
 
 
 def _separated_maxima(
@@ -63,7 +69,8 @@ def _separated_maxima(
     """
     reach = max(1, int(separation_px / 2))
     padded = F.pad(surface[:, None], (reach,) * 4, value=-torch.inf)
-    is_peak = F.max_pool2d(padded, 2 * reach + 1, stride=1)[:, 0] == surface
+    highest = F.max_pool2d(F.max_pool2d(padded, (2 * reach + 1, 1), stride=1), (1, 2 * reach + 1), stride=1)[:, 0]
+    is_peak = highest == surface
     peaks = torch.where(is_peak, surface, torch.full_like(surface, -torch.inf)).flatten(1)
     value, index = peaks.topk(min(MAX_PEAKS, peaks.shape[1]), dim=1)
     height, offset = _interpolated_height(surface, index)

@@ -13,12 +13,14 @@ from atomdiffuser import geometry
 from atomdiffuser.config import RegisterSettings
 from atomdiffuser.estimation.frame_source import FrameSource
 from atomdiffuser.estimation.groupwise import Refined, refine_trajectory
+from atomdiffuser.estimation.hops import CLEAR_HOP_PROBABILITY, Links, settle_links
 from atomdiffuser.estimation.predict import Predictor
 from atomdiffuser.estimation.register import CANDIDATES, FitOptions, PairRegistration, register_from, register_unknown
 from atomdiffuser.pairs import choose_pairs
 from atomdiffuser.trajectory import Trajectory, solve_trajectory
 
-CLEAR_HOP_PROBABILITY = 1e-4
+EXPECTED_NOT_SEEN = 0.01  # hop probability of a pair that the drift of other pairs has decided, not its own images
+OVERRULED = 0.5  # of one that was decided against its own images
 TENSORS = tuple(f.name for f in fields(PairRegistration) if f.name != "reason")
 
 
@@ -26,7 +28,18 @@ TENSORS = tuple(f.name for f in fields(PairRegistration) if f.name != "reason")
 class DriftEstimate:
     """Pairs, in the order of `pairs` (m, 2), and the trajectory they give.
 
-    `frame_reason` says for each frame why it has no place in the trajectory; empty when it has.
+    Attributes
+    ----------
+    frame_reason
+        For each frame why it has no place in the trajectory; empty when it has.
+    frame_hop_probability
+        (t,) that a frame is off by a lattice vector against the reference frame; NaN without a lattice.
+    ambiguous_pairs, ambiguous_frames
+        (m,) and (t,) bool: that probability is above the limit in the settings.
+    ambiguity
+        The words for it.
+    frame_covariance
+        (t, 6, 6) of the six numbers of frame_from_reference; NaN where a frame could not be fitted to the others.
     """
 
     pairs: np.ndarray
@@ -34,6 +47,11 @@ class DriftEstimate:
     trajectory: Trajectory
     reference_frame: int
     frame_reason: list[str]
+    frame_hop_probability: np.ndarray
+    ambiguous_pairs: np.ndarray
+    ambiguous_frames: np.ndarray
+    ambiguity: str
+    frame_covariance: Tensor
 
 
 def estimate_drift(
@@ -54,13 +72,21 @@ def estimate_drift(
     neighbours, others = choose_pairs(source.usable, settings.lags)
     report = _Counter(progress, len(neighbours) + len(others) + settings.groupwise_rounds * len(source.usable))
     suggested = _suggested(source, neighbours, settings, options) if settings.start == "network" else None
-    near = _register_neighbours(source, neighbours, options, report, suggested)
-    chain = _chain(source.n_frames, neighbours, near)
+    near, links = _settled(
+        source, neighbours, _register_neighbours(source, neighbours, options, report, suggested), options
+    )
+    chain = links.chain(source.n_frames)
     start = torch.stack([_between(chain, i, j) for i, j in others]) if others else geometry.identity(0)
 
     def fit_far(part: slice, reference, moving) -> PairRegistration:
         report.add(part.stop - part.start)
-        return register_from(reference, moving, start[part], options)
+        found = register_from(reference, moving, start[part], options)
+        lost = [m for m, (i, j) in enumerate(others[part]) if not links.unbroken(i, j)]
+        if lost:  # no chain leads from one frame to the other
+            found = _replace(
+                found, np.array(lost), register_unknown(reference.select(lost), moving.select(lost), options)
+            )
+        return found
 
     far = source.in_batches(others, fit_far)
     registration = _join([near, *far])
@@ -87,9 +113,21 @@ def estimate_drift(
         advance=lambda: report.add(1),
     )
     solved = _with_refined(solved, refined, origin)
+    registration = replace(registration, hop_probability=_pair_hops(links, pairs, registration.hop_probability))
     trajectory, registration = _judge_pairs(solved, registration, pairs, valid)
+    frame_hops = _frame_hops(source, links, origin, trajectory.connected)
+    limit, lattice = settings.hop_probability_limit, source.scales.period_px is not None
     return DriftEstimate(
-        pairs, registration, trajectory, origin, _frame_reasons(source, trajectory, registration, pairs)
+        pairs,
+        registration,
+        trajectory,
+        origin,
+        _frame_reasons(source, trajectory, registration, pairs),
+        frame_hops,
+        lattice & (registration.hop_probability.numpy() > limit) & registration.valid.numpy(),
+        frame_hops > limit,
+        _ambiguity(source.lattice_vectors_px),
+        _affine_covariance(refined, origin),
     )
 
 
@@ -128,21 +166,65 @@ def _register_neighbours(source, neighbours, options, report, suggested: Tensor 
     again = np.flatnonzero(doubtful.numpy())
     starts = None if suggested is None else suggested[again]
     second = _join(source.in_batches([neighbours[m] for m in again], fit(scale, starts), batch))
+    alone = first.hop_probability[torch.as_tensor(again)]
     if not bool(clear.any()):
-        second = replace(second, hop_probability=first.hop_probability[torch.as_tensor(again)])
+        second = replace(second, hop_probability=alone)
+    else:
+        before = first.moving_from_reference[torch.as_tensor(again)]
+        overruled = geometry.displacement_rms_px(second.moving_from_reference, before, source.shape) > period / 4
+        doubt = torch.maximum(second.hop_probability, alone.clamp_max(EXPECTED_NOT_SEEN))
+        second = replace(second, hop_probability=torch.where(overruled, doubt.clamp_min(OVERRULED), doubt))
     return _replace(first, again, second)
 
 
-def _chain(n_frames: int, neighbours: list[tuple[int, int]], near: PairRegistration) -> Tensor:
-    """Frame from first usable frame, (t, 3, 3), by composing neighbours; a failed neighbour counts as no motion."""
-    frames = geometry.identity(n_frames)
-    for m, (i, j) in enumerate(neighbours):
-        frames[j] = near.moving_from_reference[m] @ frames[i] if bool(near.valid[m]) else frames[i]
-    return frames
+def _settled(source, neighbours, near: PairRegistration, options) -> tuple[PairRegistration, Links]:
+    """Neighbours with the doubtful links decided where the frames of both sides together can, and the links."""
+    links = Links(neighbours, near.moving_from_reference, near.hop_probability.numpy(), near.valid.numpy())
+    if source.scales.period_px is None:
+        return near, links
+    settled, changed = settle_links(source, links, options)
+    if changed:
+        start = settled.moving_from_reference[changed].to(source.device)
+        fit = lambda part, reference, moving: register_from(reference, moving, start[part], options)
+        near = _replace(near, np.array(changed), _join(source.in_batches([neighbours[m] for m in changed], fit)))
+    near = replace(near, hop_probability=torch.as_tensor(settled.hop_probability))
+    return near, replace(settled, moving_from_reference=near.moving_from_reference, holds=near.valid.numpy())
+
+
+def _pair_hops(links: Links, pairs: np.ndarray, own: Tensor) -> Tensor:
+    """(m,) probability that a pair is off by a lattice vector: that of the links that it follows, else its `own`."""
+    hops = [
+        links.hop_between(i, j) if links.unbroken(i, j) else alone
+        for (i, j), alone in zip(pairs, own.tolist(), strict=True)
+    ]
+    return torch.tensor(hops, dtype=torch.float64)
+
+
+def _frame_hops(source: FrameSource, links: Links, origin: int, connected: np.ndarray) -> np.ndarray:
+    """(t,) probability that a frame is off by a lattice vector against the reference frame; NaN without a lattice."""
+    hops = np.full(source.n_frames, np.nan)
+    if source.scales.period_px is not None:
+        for k in np.flatnonzero(connected):
+            hops[k] = links.hop_between(origin, int(k))
+    return hops
+
+
+def _ambiguity(vectors: np.ndarray | None) -> str:
+    told = "" if vectors is None else " " + ", ".join(f"({y:.1f}, {x:.1f})" for y, x in vectors) + " px"
+    return "ambiguous modulo lattice" + told
 
 
 def _between(chain: Tensor, i: int, j: int) -> Tensor:
     return chain[j] @ geometry.invert(chain[i])
+
+
+def _affine_covariance(refined: Refined, origin: int) -> Tensor:
+    """(t, 6, 6) of frame_from_reference: a frame's own error against the sample, and the reference frame's."""
+    covariance = refined.frame_covariance + refined.frame_covariance[origin]
+    covariance[origin] = 0.0 * covariance[origin]
+    linear = refined.frame_from_reference[:, :2, :2].contiguous()
+    lift = torch.stack([torch.kron(a, torch.eye(3, dtype=a.dtype)) for a in linear])
+    return lift @ covariance @ lift.mT
 
 
 def _nothing_known(solved: Trajectory) -> Trajectory:

@@ -33,9 +33,10 @@ def pairs_table(drift: DriftEstimate, series: FrameSeries) -> pd.DataFrame:
             "displacement_sigma_px": np.where(valid, registration.displacement_sigma_px.numpy(), np.nan),
             "score": registration.correlation.numpy(),
             "hop_probability": registration.hop_probability.numpy(),
+            "ambiguous": drift.ambiguous_pairs,
             "residual_px": drift.trajectory.pair_residual_px,
             "valid": valid,
-            "reason": registration.reason,
+            "reason": _with_doubt(registration.reason, drift.ambiguous_pairs, drift.ambiguity),
         }
     )
 
@@ -64,8 +65,10 @@ def trajectory_table(drift: DriftEstimate, series: FrameSeries) -> pd.DataFrame:
             "shear": shear,
             "displacement_sigma_px": drift.trajectory.displacement_sigma_px,
             "closure_px": drift.trajectory.closure_px,
+            "hop_probability": drift.frame_hop_probability,
+            "ambiguous": drift.ambiguous_frames,
             "valid": [not r for r in drift.frame_reason],
-            "reason": drift.frame_reason,
+            "reason": _with_doubt(drift.frame_reason, drift.ambiguous_frames, drift.ambiguity),
         }
     )
 
@@ -75,6 +78,10 @@ def affines_of(table: pd.DataFrame) -> np.ndarray:
     affines = np.tile(np.eye(3), (len(table), 1, 1))
     affines[:, :2, :] = table[list(geometry.PARAMETER_NAMES)].to_numpy(dtype=float).reshape(-1, 2, 3)
     return affines
+
+
+def _with_doubt(reason: list[str], ambiguous: np.ndarray, words: str) -> list[str]:
+    return [words if doubt and not text else text for text, doubt in zip(reason, ambiguous, strict=True)]
 
 
 def _difference(values: np.ndarray | None, reference: np.ndarray, moving: np.ndarray) -> np.ndarray:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from atomdiffuser.errors import ShapeError
+from atomdiffuser.estimation.faults import fill_faults, find_faults, touched
 from atomdiffuser.estimation.noise import NoiseModel, estimate_noise
 from atomdiffuser.estimation.prepare import PreparedFrames, prepare_frames
-from atomdiffuser.estimation.spectrum import ImageScales, measure_scales
+from atomdiffuser.estimation.spectrum import ImageScales, lattice_vectors, measure_scales
 from atomdiffuser.series import FrameSeries
 
 SAMPLE_FRAMES = 8
@@ -55,13 +58,18 @@ class FrameSource:
             self.usable = [k for k in self.usable if k not in new]
             self.noise, self.scales = self._measure(self._gain_e)
             self._cache.clear()
+            self.__dict__.pop("lattice_vectors_px", None)
 
     def raw(self, index: int) -> Tensor:
         """Frame (1, Y, X) float32, counts above the dark level; not-a-number pixels become the frame's mean."""
+        frame = self._counts(index)
+        bad = ~torch.isfinite(frame)
+        if bool(bad.any()):
+            frame[bad] = frame[~bad].mean() if not bool(bad.all()) else 0.0
+        return frame
+
+    def _counts(self, index: int) -> Tensor:
         frame = np.asarray(self.series.frames[index], dtype=np.float32) - np.float32(self.dark_level)
-        bad = ~np.isfinite(frame)
-        if bad.any():
-            frame[bad] = frame[~bad].mean() if not bad.all() else 0.0
         return torch.from_numpy(np.ascontiguousarray(frame))[None].to(self.device)
 
     def prepared(self, indices: Sequence[int]) -> PreparedFrames:
@@ -69,7 +77,7 @@ class FrameSource:
         parts = []
         for k in indices:
             if k not in self._cache:
-                self._cache[k] = prepare_frames(self.raw(k), self.scales)
+                self._cache[k] = self._prepare(k)
                 while len(self._cache) > 2 * self.batch + 2:
                     self._cache.popitem(last=False)
             self._cache.move_to_end(k)
@@ -87,6 +95,15 @@ class FrameSource:
             )
         return results
 
+    def _prepare(self, index: int) -> PreparedFrames:
+        """One frame, what is faulty in it filled and unknown to the fit."""
+        bad = find_faults(self._counts(index), self.noise)
+        if not bool(bad.any()):
+            return prepare_frames(self.raw(index), self.scales)
+        prepared = prepare_frames(fill_faults(self.raw(index), bad), self.scales)
+        unknown = touched(bad, self.scales.filter_px)
+        return replace(prepared, noise_share=torch.where(unknown, torch.inf, prepared.noise_share))
+
     def _find_unusable(self) -> dict[int, str]:
         reasons = {k: "excluded in session.yaml" for k in self.series.excluded}
         for k in range(self.n_frames):
@@ -97,11 +114,26 @@ class FrameSource:
     def _measure(self, gain_e: float | None) -> tuple[NoiseModel, ImageScales]:
         if not self.usable:
             return NoiseModel.poisson(1.0), ImageScales(1.0, 4.0, None)
-        count = min(SAMPLE_FRAMES, len(self.usable))
-        chosen = sorted({self.usable[round(i * (len(self.usable) - 1) / max(count - 1, 1))] for i in range(count)})
-        frames = torch.cat([self.raw(k) for k in chosen])
+        frames = torch.cat([self.raw(k) for k in self._sample()])
         noise = NoiseModel.poisson(gain_e) if gain_e else estimate_noise(frames)
+        faults = [find_faults(frame[None], noise) for frame in frames]
+        if any(bool(bad.any()) for bad in faults):
+            frames = torch.cat([fill_faults(frame[None], bad) for frame, bad in zip(frames, faults, strict=True)])
+            noise = noise if gain_e else estimate_noise(frames)
         return noise, measure_scales(frames)
+
+    @cached_property
+    def lattice_vectors_px(self) -> np.ndarray | None:
+        """The two shortest lattice vectors (2, 2), rows (y, x) [px]; None without a lattice."""
+        if self.scales.period_px is None:
+            return None
+        found = lattice_vectors(torch.cat([self.raw(k) for k in self._sample()]))
+        return None if found is None else found.cpu().numpy()
+
+    def _sample(self) -> list[int]:
+        """A few usable frames, spread over the series."""
+        count = min(SAMPLE_FRAMES, len(self.usable))
+        return sorted({self.usable[round(i * (len(self.usable) - 1) / max(count - 1, 1))] for i in range(count)})
 
     def _batch_size(self) -> int:
         pixels = self.shape[0] * self.shape[1]

@@ -8,7 +8,7 @@ allow. Each frame is left out of its template, or its noise would hold it where 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -35,10 +35,14 @@ class Refined:
         (t, 3, 3); frames that could not be refined keep their affine.
     frame_sigma_px
         (t,) 1 σ of each frame against the sample, NaN where it was not refined.
+    frame_covariance
+        (t, 6, 6) of the six numbers of each frame's motion against the sample, appended on the reference side; NaN
+        where it was not refined.
     """
 
     frame_from_reference: Tensor
     frame_sigma_px: np.ndarray
+    frame_covariance: Tensor
 
 
 def refine_trajectory(
@@ -56,17 +60,23 @@ def refine_trajectory(
     `sigma_px` (t,) are the trajectory's σ: a refinement that moves a frame by much more than these is not believed.
     """
     frames = np.flatnonzero(torch.isfinite(frame_from_reference[:, 0, 0]).numpy())
-    affines, frame_sigma = frame_from_reference.clone(), np.full(len(frame_from_reference), np.nan)
+    refined = _not_refined(frame_from_reference)
     if len(frames) < LEAST_FRAMES:
-        return Refined(affines, frame_sigma)
+        return refined
     for _ in range(rounds):
-        affines, frame_sigma = _one_round(source, affines, sigma_px, frames, origin, options, advance)
-    return Refined(affines, frame_sigma)
+        refined = _one_round(source, refined.frame_from_reference, sigma_px, frames, origin, options, advance)
+    return refined
 
 
-def _one_round(source, start, sigma_px, frames, origin, options, advance) -> tuple[Tensor, np.ndarray]:
+def _not_refined(affines: Tensor) -> Refined:
+    t = len(affines)
+    return Refined(affines.clone(), np.full(t, np.nan), torch.full((t, 6, 6), torch.nan, dtype=torch.float64))
+
+
+def _one_round(source, start, sigma_px, frames, origin, options, advance) -> Refined:
     total = sum_template(source, start, frames)
-    fitted, frame_sigma = start.clone(), np.full(len(start), np.nan)
+    refined = _not_refined(start)
+    fitted = refined.frame_from_reference
     for at in range(0, len(frames), source.batch):
         batch = frames[at : at + source.batch]
         templates = PreparedFrames.join([total.without(aligned_part(source, k, start[k])) for k in batch])
@@ -76,9 +86,10 @@ def _one_round(source, start, sigma_px, frames, origin, options, advance) -> tup
         for m, k in enumerate(batch):
             if bool(found.valid[m]) and moved[m] <= believed[m]:
                 fitted[k] = found.moving_from_reference[m].cpu()
-                frame_sigma[k] = float(found.displacement_sigma_px[m])
+                refined.frame_sigma_px[k] = float(found.displacement_sigma_px[m])
+                refined.frame_covariance[k] = found.motion_covariance[m].cpu()
             if advance:
                 advance()
     fitted = fitted @ geometry.invert(fitted[origin])
     fitted[origin] = geometry.identity()  # exactly
-    return fitted, frame_sigma
+    return replace(refined, frame_from_reference=fitted)

@@ -28,6 +28,7 @@ from atomdiffuser.interpolation import (
     filter_separable,
     gaussian_kernel,
     inside_frame,
+    sample_linear,
     sample_spline,
 )
 
@@ -85,8 +86,11 @@ def fit_pairs(
     max_iterations: int = 30,
     tolerance_px: float = 1e-3,
     covariance: bool = True,
+    start_fields: Tensor | None = None,
 ) -> PairFit:
     """Fit n pairs from the starting affines `start` (n, 3, 3) moving_from_reference.
+
+    `start_fields` (n, 2, G, G) are nodes of μ and κ where they are known already.
 
     `filter_px` is the σ of the matched filter that prepared the frames; `margin_px` the rim not used. Without
     `covariance` (half the time of a short fit) it is infinite.
@@ -95,6 +99,8 @@ def fit_pairs(
     n = len(reference)
     affine = start.to(problem.device, torch.float64).clone()
     fields = torch.ones(n, 2, nodes, nodes, dtype=torch.float64, device=problem.device)
+    if start_fields is not None:
+        fields = start_fields.to(fields).clone()
     converged = torch.zeros(n, dtype=torch.bool, device=problem.device)
     active = torch.arange(n, device=problem.device)
     stride = _Stride(n, problem.device)
@@ -213,7 +219,10 @@ class _Problem:
         reference_share = contrast**2 * self.reference.noise_share
         known = torch.isfinite(reference_share)
         reference_share = torch.where(known, reference_share, 0.0)
-        inside &= known
+        inside = inside & known
+        if self.moving.noise_share.shape[-2:] == self.shape:
+            known_there = torch.isfinite(self.moving.noise_share).float()
+            inside = inside & (sample_linear(known_there, y, x) > 0.99)
         smooth_variance = noise_of(base * intensity, self.noise) + reference_share * noise_of(base, self.noise)
         smallest = LEAST_VARIANCE * (inside * smooth_variance).mean((1, 2), keepdim=True)
         smooth_variance = torch.maximum(smooth_variance, smallest)  # vacuum knows no shot noise, but model errors

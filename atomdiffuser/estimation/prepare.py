@@ -56,7 +56,9 @@ class PreparedFrames:
     @staticmethod
     def join(parts: list[PreparedFrames]) -> PreparedFrames:
         """Concatenate batches."""
-        return PreparedFrames(*(torch.cat([getattr(p, f) for p in parts]) for f in FIELDS))
+        shape = max((p.noise_share.shape[-2:] for p in parts), key=lambda s: s[0] * s[1])
+        join = lambda f: [getattr(p, f) if f != "noise_share" else p.noise_share.expand(-1, *shape) for p in parts]
+        return PreparedFrames(*(torch.cat(join(f)) for f in FIELDS))
 
 
 def prepare_frames(frames: Tensor, scales: ImageScales) -> PreparedFrames:

@@ -34,8 +34,18 @@ class FitOptions:
     tolerance_px: float = 1e-3
     max_shift_px: float = 64.0
 
-    def fit(self, reference: PreparedFrames, moving: PreparedFrames, start: Tensor, *, brief: bool = False) -> PairFit:
-        """Fit from `start`; a brief fit takes a few steps and gives no covariance."""
+    def fit(
+        self,
+        reference: PreparedFrames,
+        moving: PreparedFrames,
+        start: Tensor,
+        fields: Tensor | None = None,
+        *,
+        brief: bool = False,
+    ) -> PairFit:
+        """Fit from `start`, and from decay `fields` where known; a brief fit takes a few steps and gives no
+        covariance.
+        """
         return fit_pairs(
             reference,
             moving,
@@ -47,6 +57,7 @@ class FitOptions:
             max_iterations=BRIEF_ITERATIONS if brief else self.max_iterations,
             tolerance_px=self.tolerance_px,
             covariance=not brief,
+            start_fields=fields,
         )
 
 
@@ -133,8 +144,9 @@ def register_unknown(
     drift = geometry.drift_at_centre(affines, reference.shape).norm(dim=-1)
     odds = odds + _expectation(drift, drift_scale_px, options.scales.period_px, options.max_shift_px)
     distinct = _merge_equal(odds, affines, reference.shape, 0.25 * period)
-    chosen = distinct.argmax(1)
-    final = options.fit(reference, moving, affines[torch.arange(n, device=chosen.device), chosen])
+    chosen, rows = distinct.argmax(1), torch.arange(n, device=peak.device)
+    fields = torch.stack([fits.intensity_nodes, fits.contrast_nodes], dim=1).unflatten(0, (n, count))
+    final = options.fit(reference, moving, affines[rows, chosen], fields[rows, chosen])
     return _verdict(final, hop_probability(distinct, chosen), options, reference.shape)
 
 

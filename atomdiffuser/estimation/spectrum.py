@@ -16,6 +16,9 @@ WINDOWS_PER_AXIS = 5
 LOWEST_BIN = 4
 PEAK_OVER_SURROUNDINGS = 20.0
 PEAK_SHARE_OF_STRONGEST = 0.02
+LONG_PERIOD = 0.9  # of the longest period that a window shows; a longer one is looked for in the whole frame
+LIKE_NOTHING_NEARER = 0.1  # how much better an image resembles itself a long period away than less far away
+NEARLY_AS_HIGH = 0.85
 REPEATS = 0.6  # correlation with itself one period away, that a lattice reaches and speckle does not
 
 
@@ -114,11 +117,63 @@ def lattice_period(frames: Tensor) -> float | None:
         return None
     corners = _window_corners(frames.shape[-2:], size)
     periods = torch.tensor([p for corner in corners if (p := _window_period(frames, corner, size))])
-    if len(periods) == 0:
-        return None
+    longer = _long_period(frames, size)  # of a cell larger than that, windows show overtones alone
+    if longer or len(periods) == 0:
+        return longer
     agree = (periods / periods.median() - 1).abs() < 0.1
     enough = max(min(2, len(corners)), math.ceil(len(periods) / 2))
     return float(periods[agree].median()) if int(agree.sum()) >= enough else None
+
+
+def _long_period(frames: Tensor, windows_px: int) -> float | None:
+    """A period that windows of `windows_px` are too small for, seen in the largest square about the centre."""
+    size = min(frames.shape[-2:]) // 2 * 2
+    if size < 1.5 * windows_px:
+        return None
+    corner = (frames.shape[-2] - size) // 2, (frames.shape[-1] - size) // 2
+    found = _window_period(frames, corner, size)
+    if not found or found < LONG_PERIOD * windows_px / LOWEST_BIN:
+        return None
+    square = frames[:, corner[0] : corner[0] + size, corner[1] : corner[1] + size]
+    power, frequency, floor = mean_power(square)
+    power = torch.where(frequency >= LOWEST_BIN / size / 2, power - floor, 0.0)
+    correlation, distance = _self_correlation(torch.fft.irfft2(power, s=(size, size)))
+    highest = lambda low, high: float(correlation[(distance >= low * found) & (distance <= high * found)].max())
+    return found if highest(0.9, 1.3) > highest(0.4, 0.85) + LIKE_NOTHING_NEARER else None
+
+
+def lattice_vectors(frames: Tensor) -> Tensor | None:
+    """The two shortest lattice vectors (2, 2) of frames (n, Y, X), rows (y, x) [px]; None where nothing repeats.
+
+    Peaks of the frames' mean autocorrelation that are nearly as high as the highest away from zero: a pattern within
+    the cell repeats less well than the cell. Their tops are interpolated.
+    """
+    power, _, floor = mean_power(frames)
+    shape = frames.shape[-2:]
+    hann = [torch.hann_window(n, device=frames.device) for n in shape]
+    own = torch.fft.irfft2(torch.fft.rfft2(hann[0][:, None] * hann[1]).abs() ** 2, s=shape)
+    power = (power - floor).clamp_min(0)
+    power[:2, :2] = power[-1:, :2] = 0.0  # slow changes of the mean are no structure
+    correlation = torch.fft.irfft2(power, s=shape) / (own / own[0, 0]).clamp_min(0.2)
+    y, x = (torch.fft.fftfreq(n, 1 / n, device=frames.device) for n in shape)
+    length = torch.hypot(y[:, None], x[None, :])
+    around = F.pad(correlation[None, None], (2,) * 4, mode="circular")
+    peak = (F.max_pool2d(around, 5, stride=1)[0, 0] == correlation) & (length > 4) & (length < 0.4 * min(shape))
+    peak &= (y[:, None] > 0) | ((y[:, None] == 0) & (x[None, :] > 0))
+    if not bool(peak.any()):
+        return None
+    peak &= correlation > NEARLY_AS_HIGH * correlation[peak].max()
+    rows, columns = torch.nonzero(peak, as_tuple=True)
+    vectors = torch.stack([y[rows], x[columns]], dim=1)
+    for axis, (dy, dx) in enumerate(((1, 0), (0, 1))):
+        at = lambda step, dy=dy, dx=dx: correlation[(rows + step * dy) % shape[0], (columns + step * dx) % shape[1]]
+        curvature = (at(-1) - 2 * at(0) + at(1)).clamp_max(-1e-30)
+        vectors[:, axis] += ((at(-1) - at(1)) / (2 * curvature)).clamp(-0.5, 0.5)
+    vectors = vectors[vectors.norm(dim=1).argsort()]
+    first = vectors[0]
+    across = (vectors[:, 0] * first[1] - vectors[:, 1] * first[0]).abs() / (vectors.norm(dim=1) * first.norm())
+    rest = vectors[across > 0.3]
+    return torch.stack([first, rest[0]]) if len(rest) else None
 
 
 def _window_corners(shape: tuple[int, int], size: int) -> list[tuple[int, int]]:
@@ -139,11 +194,14 @@ def _window_period(frames: Tensor, corner: tuple[int, int], size: int) -> float 
     image = power[None, None]
     wrap = lambda reach: F.pad(image, (reach,) * 4, mode="circular")
     is_top = F.max_pool2d(wrap(2), 5, stride=1)[0, 0] == power
-    around = F.unfold(wrap(6), 13).median(1).values.reshape(size, size)
     enough = max(4.0, 12 / frames.shape[0] ** 0.5)
-    peak = is_top & (power > PEAK_OVER_SURROUNDINGS * around) & (power > enough * floor)
+    peak = is_top & (power > enough * floor)
     peak &= (frequency >= LOWEST_BIN / size) & (frequency < 0.45) & (fx >= 0)
     rows, columns = torch.nonzero(peak, as_tuple=True)
+    near = torch.arange(13, device=frames.device)
+    around = wrap(6)[0, 0][(rows[:, None] + near)[:, :, None], (columns[:, None] + near)[:, None, :]]  # (peaks, 13, 13)
+    isolated = power[rows, columns] > PEAK_OVER_SURROUNDINGS * around.flatten(1).median(1).values
+    rows, columns = rows[isolated], columns[isolated]
     if len(rows) < 2:
         return None
     strength, angle, length = power[rows, columns], torch.atan2(fy[rows, 0], fx[0, columns]), frequency[rows, columns]
@@ -159,12 +217,16 @@ def _window_period(frames: Tensor, corner: tuple[int, int], size: int) -> float 
 
 def _repeats(structure: Tensor, shortest_px: float) -> bool:
     """Whether an image looks like itself elsewhere, from its power spectrum (size, size) under a Hann window."""
-    size = structure.shape[0]
-    window = torch.hann_window(size, device=structure.device)
-    own = torch.fft.ifft2(torch.fft.fft2(window[:, None] * window).abs() ** 2).real
-    correlation = torch.fft.ifft2(structure).real
-    correlation = (correlation / correlation[0, 0]) / (own / own[0, 0]).clamp_min(0.2)
-    lag = torch.fft.fftfreq(size, 1 / size, device=structure.device)
-    distance = torch.hypot(lag[:, None], lag[None, :])
-    away = (distance >= 0.8 * shortest_px) & (distance <= size / 4)
+    correlation, distance = _self_correlation(torch.fft.ifft2(structure).real)
+    away = (distance >= 0.8 * shortest_px) & (distance <= len(structure) / 4)
     return bool(correlation[away].max() > REPEATS)
+
+
+def _self_correlation(autocorrelation: Tensor) -> tuple[Tensor, Tensor]:
+    """Correlation of a square image with itself, freed of its Hann window, and the distance of each lag [px]."""
+    size = len(autocorrelation)
+    window = torch.hann_window(size, device=autocorrelation.device)
+    own = torch.fft.ifft2(torch.fft.fft2(window[:, None] * window).abs() ** 2).real
+    lag = torch.fft.fftfreq(size, 1 / size, device=autocorrelation.device)
+    correlation = (autocorrelation / autocorrelation[0, 0]) / (own / own[0, 0]).clamp_min(0.2)
+    return correlation, torch.hypot(lag[:, None], lag[None, :])

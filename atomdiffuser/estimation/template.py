@@ -14,6 +14,7 @@ from atomdiffuser.interpolation import (
     affine_coordinates,
     filter_separable,
     inside_frame,
+    sample_linear,
     sample_spline,
     spline_prefilter_kernel,
 )
@@ -31,15 +32,19 @@ class TemplateSum:
 
     def without(self, own: TemplateSum) -> PreparedFrames:
         """The template of all frames but one, ready to be the reference of a fit."""
-        count = self.count - own.count
-        known = count > 0.5
-        mean = lambda total, part: torch.where(known, (total - part) / count.clamp_min(1), 0.0).float()
-        base = mean(self.base, own.base)
+        return TemplateSum(self.filtered - own.filtered, self.base - own.base, self.count - own.count).mean()
+
+    def mean(self, *, as_moving: bool = False) -> PreparedFrames:
+        """The mean frame, ready to be the reference of a fit, or `as_moving`, which is sampled, its moving frame."""
+        known = self.count > 0.5
+        mean = lambda total: torch.where(known, total / self.count.clamp_min(1), 0.0).float()
+        base, filtered = mean(self.base), mean(self.filtered)
+        prefilter = spline_prefilter_kernel()
         return PreparedFrames(
-            coefficients=torch.zeros_like(base),  # never sampled: a template is only a reference
+            coefficients=filter_separable(filtered, prefilter, prefilter) if as_moving else torch.zeros_like(base),
             base=base,
-            lattice=mean(self.filtered, own.filtered) - base,
-            noise_share=torch.where(known, 1 / count.clamp_min(1), torch.inf).float(),
+            lattice=filtered - base,
+            noise_share=torch.where(known, 1 / self.count.clamp_min(1), torch.inf).float(),
         )
 
 
@@ -52,6 +57,8 @@ def aligned_part(source: FrameSource, index: int, frame_from_reference: Tensor) 
     """What one frame adds to the template, given its affine (3, 3)."""
     prepared = source.prepared([index])
     y, x, inside = _place(source, frame_from_reference)
+    if prepared.noise_share.shape[-2:] == prepared.shape:
+        inside = inside * (sample_linear(torch.isfinite(prepared.noise_share).float(), y, x) > 0.99)
     prefilter = spline_prefilter_kernel()
     base = sample_spline(filter_separable(prepared.base, prefilter, prefilter), y, x)
     return TemplateSum(inside * sample_spline(prepared.coefficients, y, x), inside * base, inside)

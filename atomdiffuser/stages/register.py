@@ -66,6 +66,7 @@ def register(
         "frame_shape": list(series.frame_shape),
         "estimation": describe_estimation(source),
         "drift_from": "",
+        "lattice_vectors_px": None if source.lattice_vectors_px is None else source.lattice_vectors_px.tolist(),
     }
     write_table(pairs_table(drift, series), pairs, "pairs", **metadata)
     write_table(table, trajectory, "trajectory", **metadata)

@@ -68,6 +68,14 @@ def test_the_period_is_found_in_frames_of_any_size(shape) -> None:
     assert lattice_period(image) == pytest.approx(period, rel=0.2)
 
 
+@pytest.mark.parametrize("pixel_size_nm", [0.007, 0.0085])
+def test_a_period_larger_than_an_eighth_of_the_frame_is_found(pixel_size_nm) -> None:
+    """Windows of half the frame show periods to an eighth of it, 32 px."""
+    image, period = frames("SrTiO3", shape=(256, 288), pixel_size_nm=pixel_size_nm)
+    assert period > 1.3 * 256 / 8
+    assert lattice_period(image) == pytest.approx(period, rel=0.1)
+
+
 def test_tiny_frames_have_none() -> None:
     assert lattice_period(torch.ones(1, 20, 24)) is None
 
