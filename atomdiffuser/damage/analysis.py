@@ -10,25 +10,19 @@ import pandas as pd
 import torch
 
 from atomdiffuser.config import DamageSettings, DecaySettings
-from atomdiffuser.damage.observables import Observables, observe, sum_frame
+from atomdiffuser.damage.cells import balance
+from atomdiffuser.damage.observables import Observables, observe, sum_frame, unsure_lattice
 from atomdiffuser.damage.regions import RegionSet, block_size_px
 from atomdiffuser.damage.signals import Z95
 from atomdiffuser.damage.template import Template, make_template
 from atomdiffuser.estimation.frame_source import FrameSource
 from atomdiffuser.estimation.local_regression import estimate_decay_maps, full_resolution
+from atomdiffuser.estimation.prepare import PreparedFrames
 from atomdiffuser.estimation.template import sum_template, view
 
+FRAMES_AT_ONCE_PX = 2**20
 WITNESSES = {"intensity": "signal_ratio", "contrast": "lattice", "crystallinity": "order"}
 """Each witness and the signal that it is fitted through."""
-
-
-@dataclass(frozen=True)
-class ContrastMap:
-    """Contrast of one frame on the reference grid, (Y, X), with its typical 1 σ and the σ of its window [px]."""
-
-    values: np.ndarray
-    sigma: float = 0.0
-    window_px: float = 16.0
 
 
 @dataclass(frozen=True)
@@ -40,26 +34,28 @@ class Measurement:
     regions
         Their atoms are cut into blocks.
     sums
-        By name as in `observables.SUMS`, each (t, atoms); NaN where a frame is not valid.
+        By name as in `observables.SUMS`, each (t, atoms), weighted by `cells.balance`; NaN where a frame is not valid.
+    completion
+        Factors (t, regions) of "lattice" and "signal_ratio" from what a frame shows of a region to all of it, which are
+        in `values`. `completion_sigma` is the relative 1 σ that is left in the course of the region, shared by its
+        frames.
     values
         "signal_ratio", "lattice" and "order", each (t, regions), and their 1 σ from shot and readout noise under
         "<name>_sigma"; further "signal" [counts], "n_px" and "coverage".
     accepted
         (t, regions): the frame is valid and sees enough of the region.
-    map_sigma, map_window_px
-        Typical 1 σ of the contrast map of each frame (t,), and the σ of its window.
     template
         The sample as all frames together show it.
     """
 
     regions: RegionSet
     sums: dict[str, np.ndarray]
+    completion: dict[str, np.ndarray]
+    completion_sigma: dict[str, np.ndarray]
     values: dict[str, np.ndarray]
     accepted: np.ndarray
     reference_frame: int
     block_px: int
-    map_sigma: np.ndarray
-    map_window_px: float
     template: Template
 
     @property
@@ -116,7 +112,7 @@ def measure_regions(
     regions: RegionSet,
     settings: DamageSettings,
     progress: Callable[[int, int], None] | None = None,
-    contrast_map: Callable[[int], ContrastMap] | None = None,
+    maps_of: Callable[[int], tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> Measurement:
     """Measure every region in every frame, on raw pixels.
 
@@ -126,8 +122,9 @@ def measure_regions(
         (t, 3, 3) and (t,): the trajectory.
     reference_frame
         Frame whose ratios are 1.
-    contrast_map
-        Gives the contrast map of a frame; by default maps are estimated here.
+    maps_of
+        Gives the maps of intensity and contrast of a frame, (Y, X) each, on the reference grid; by default they are
+        estimated here.
     """
     affines = torch.as_tensor(frame_from_reference)
     usable = [int(k) for k in np.flatnonzero(valid)]
@@ -139,36 +136,40 @@ def measure_regions(
         if progress:
             progress(done, total)
 
-    given = contrast_map or _estimated_maps(source, affines, reference_frame, usable)
-    contrast = lambda k: _filled(given(k).values, source)
-    mixture = sum(view(source, affines[k]) * contrast(k) for k in usable)
+    given = maps_of or _estimated_maps(source, affines, reference_frame, usable)
+    mixture = torch.zeros(2, 1, *source.shape, dtype=torch.float64, device=source.device)
+    for k in usable:
+        mixture += view(source, affines[k]) * torch.stack([_filled(values, source) for values in given(k)])
     total_frames = sum_template(source, affines, usable, advance)
-    template = make_template(total_frames, mixture, source.prepared([reference_frame]).base, source.scales)
+    template = make_template(total_frames, *mixture, source.prepared([reference_frame]).base, source.scales)
     block = block_size_px(source.scales.period_px)
     regions = regions.with_blocks(block)
     n_frames, n_atoms = len(valid), regions.membership.shape[1]
     sums: dict[str, np.ndarray] = {}
-    map_sigma, windows = np.zeros(n_frames), []
     for k in usable:
-        for name, values in sum_frame(source, k, affines[k], contrast(k), template, regions).items():
+        for name, values in sum_frame(source, k, affines[k], _filled(given(k)[1], source), template, regions).items():
             sums.setdefault(name, np.full((n_frames, n_atoms), np.nan))[k] = values
-        map_sigma[k] = given(k).sigma
-        windows.append(given(k).window_px)
         advance()
+    weighed = balance(sums, regions, block) if usable else None
+    blank = {name: np.zeros((n_frames, len(regions.regions))) for name in ("lattice", "signal_ratio")}
+    completion, left = (weighed.completion, weighed.sigma) if weighed is not None else (blank, blank)
     values = {name: np.full((n_frames, len(regions.regions)), np.nan) for name in Observables.__dataclass_fields__}
-    seen = observe({name: v[usable] for name, v in sums.items()}, regions.membership) if usable else None
-    for name, column in values.items():
-        if seen is not None:
+    if weighed is not None:
+        sums = weighed.sums
+        seen = observe({name: v[usable] for name, v in sums.items()}, regions.membership)
+        for name, column in values.items():
             column[usable] = getattr(seen, name)
+        unsure = unsure_lattice({name: v[usable] for name, v in sums.items()}, regions.membership)
+        left["signal_ratio"][usable] = np.hypot(left["signal_ratio"][usable], np.minimum(unsure, 0.5))
+        for name, factor in completion.items():
+            values[name] *= factor
+            values[f"{name}_sigma"] *= factor
     values["order"], values["order_sigma"] = _order(values)
     with np.errstate(divide="ignore", invalid="ignore"):
         covered = np.nan_to_num(values["n_px"]) / regions.sizes_px()
     accepted = np.asarray(valid, bool)[:, None] & (covered >= settings.min_coverage)
     values["coverage"] = np.minimum(np.nan_to_num(covered), 1.0)
-    return Measurement(
-        regions, sums, values, accepted, reference_frame, block, map_sigma,
-        float(np.median(windows)) if windows else 16.0, template,
-    )  # fmt: skip
+    return Measurement(regions, sums, completion, left, values, accepted, reference_frame, block, template)
 
 
 def measure_damage(
@@ -179,11 +180,11 @@ def measure_damage(
     regions: RegionSet,
     settings: DamageSettings,
     progress: Callable[[int, int], None] | None = None,
-    contrast_map: Callable[[int], ContrastMap] | None = None,
+    maps_of: Callable[[int], tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> pd.DataFrame:
     """The table of `measure_regions`: a row per region and frame."""
     return measure_regions(
-        source, frame_from_reference, valid, reference_frame, regions, settings, progress, contrast_map
+        source, frame_from_reference, valid, reference_frame, regions, settings, progress, maps_of
     ).table()
 
 
@@ -198,27 +199,30 @@ def _order(values: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 def _estimated_maps(
     source: FrameSource, affines: torch.Tensor, origin: int, usable: list[int]
-) -> Callable[[int], ContrastMap]:
-    """Contrast maps estimated here, each once; they are kept as coarse as the decay stage stores them."""
+) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
+    """Maps estimated here, some frames at a time, each once; they are kept as coarse as the decay stage stores them."""
     stride, kept = DecaySettings.map_stride, {}
+    together = max(1, FRAMES_AT_ONCE_PX // (source.shape[0] * source.shape[1]))
 
-    def give(index: int) -> ContrastMap:
+    def give(index: int) -> tuple[np.ndarray, np.ndarray]:
         if index not in kept:
+            at = usable.index(index)
+            batch = usable[at : at + together]
+            reference = source.prepared([origin])
             maps = estimate_decay_maps(
-                source.prepared([origin]), source.prepared([index]), affines[index][None],
+                PreparedFrames.join([reference] * len(batch)), source.prepared(batch), affines[batch],
                 noise=source.noise, scales=source.scales, stride=stride,
             )  # fmt: skip
-            sigma = maps.contrast_sigma[torch.isfinite(maps.contrast_sigma)]
-            typical = float(sigma.median()) if len(sigma) else 0.0
-            kept[index] = maps.contrast.cpu(), typical, float(maps.contrast_bandwidth_px[0])
-        contrast, sigma, window = kept[index]
-        return ContrastMap(full_resolution(contrast, stride, source.shape)[0].numpy(), sigma, window)
+            for k, *pair in zip(batch, maps.intensity.cpu(), maps.contrast.cpu(), strict=True):
+                kept[k] = pair
+        full = lambda image: full_resolution(image[None], stride, source.shape)[0].numpy()
+        return full(kept[index][0]), full(kept[index][1])
 
     return give
 
 
-def _filled(contrast: np.ndarray, source: FrameSource) -> torch.Tensor:
+def _filled(values: np.ndarray, source: FrameSource) -> torch.Tensor:
     """A map (1, Y, X) without gaps: where it is unknown, what is typical of the frame."""
-    known = np.isfinite(contrast)
-    typical = float(np.median(contrast[known])) if known.any() else 1.0
-    return torch.as_tensor(np.where(known, contrast, typical), dtype=torch.float32, device=source.device)[None]
+    known = np.isfinite(values)
+    typical = float(np.median(values[known])) if known.any() else 1.0
+    return torch.as_tensor(np.where(known, values, typical), dtype=torch.float32, device=source.device)[None]

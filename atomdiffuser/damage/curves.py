@@ -36,7 +36,7 @@ SECOND: dict[str, tuple[tuple[float, float], ...]] = {
 }
 """Exponent b and latency λ that are tried."""
 MODELS = ("constant", *(f"{shape}{offset}" for shape in SECOND for offset in ("", "+offset")))
-PRIOR = np.array([1.0, *(p for shape in SECOND for p in ((4.0, 0.5) if shape == "exponential" else (1.0, 0.3)))])
+PRIOR = np.array([1.0, *(p for shape in SECOND for p in ((2.0, 0.5) if shape == "exponential" else (1.0, 0.3)))])
 """Weight before any data: a single hit is the rule, and a residue that never goes the exception.
 
 Without it a curve that is exponential would share its weight with every more flexible one, most of which lean to one

@@ -13,7 +13,7 @@ from atomdiffuser.damage.analysis import WITNESSES, Measurement
 from atomdiffuser.damage.curves import MODELS, N_PARAMETERS
 from atomdiffuser.damage.gain import Gain, estimate_gain
 from atomdiffuser.damage.signals import SignalKinetics, describe_signal
-from atomdiffuser.damage.uncertainty import BlockNoise, block_noise, map_noise, registration_noise, replicates
+from atomdiffuser.damage.uncertainty import BlockNoise, block_noise, registration_noise, replicates
 from atomdiffuser.damage.verdicts import (
     SIGNIFICANCE,
     detection_limit_percent,
@@ -86,6 +86,7 @@ def fit_regions(
             rest = {
                 "p_corrected": p_corrected,
                 "changed": changed[witness],
+                "onset_frame": found.onset_frame if changed[witness] else -1,
                 "usable_tolerance_percent": settings.tolerance_percent,
                 "fluence_systematic_percent": fluence_systematic_percent if unit == "e_per_A2" else math.nan,
                 "gain_ambiguity_percent": 0.0 if witness == "crystallinity" else pretended / 2,
@@ -121,19 +122,20 @@ def _describe(measured, r, witness, x, gain, scales, settings, random) -> Signal
     frames = np.flatnonzero(good)
     member = measured.regions.membership[r]
     if len(frames) == 0:
-        noise, common = BlockNoise(np.zeros((0, 0)), sigma[frames], 1.0), np.zeros(0)
+        noise, common, lasting = BlockNoise(np.zeros((0, 0)), sigma[frames], 1.0), np.zeros(0), np.zeros(0)
     else:
-        noise = block_noise(measured.sums, member, frames, name, sigma[frames])
+        completion = {w: factor[frames, r] for w, factor in measured.completion.items()}
+        noise = block_noise(measured.sums, member, frames, name, sigma[frames], completion)
         common = np.full(len(frames), gain.scatter if witness != "crystallinity" else 0.0)
         if witness != "intensity":
             moved = registration_noise(scales.displacement_sigma_px[frames], scales.filter_px, scales.period_px)
-            blocks = 4 * math.pi * (measured.map_window_px / measured.block_px) ** 2
-            mapped = map_noise(measured.sums, member, frames, measured.map_sigma, blocks)
-            common = np.sqrt(common**2 + moved**2 + mapped**2)
+            common = np.hypot(common, moved)
+        parts = {"intensity": ("signal_ratio",), "contrast": ("lattice",), "crystallinity": ("lattice", "signal_ratio")}
+        lasting = np.sqrt(sum(measured.completion_sigma[w][frames, r] ** 2 for w in parts[witness]))
     total = np.hypot(noise.sigma, common * np.abs(y[frames]))
     return describe_signal(
         x[frames], y[frames], total, frames, measured.reference_frame,
-        lambda curve: replicates(curve, noise, common, settings.bootstrap, random),
+        lambda curve: replicates(curve, noise, common, lasting, settings.bootstrap, random),
         min_span_of_critical=settings.min_span_of_critical, tolerance_percent=settings.tolerance_percent,
     )  # fmt: skip
 

@@ -9,11 +9,11 @@ frame I is taken as μ·base + κ·lattice, with the intact lattice l and the te
 with ⟨I⟩ the frame's own local mean: mass lost unevenly makes slopes, which a few columns would take for lattice.
 
 The frame's own share of the template is taken out first: its noise would correlate with itself. What is left is
-divided by the mean of the contrast maps of the frames that it comes from, so that l is the intact lattice everywhere. κ
-is then the mean of the local contrasts, weighted by l²: by the columns, that is. Where damage is uneven, a few columns
-need not see what the region's area has lost; the contrast map, which is smooth, says by how much the two means differ.
+divided by the mean of the contrast maps of the frames that it comes from, so that l is the intact lattice; likewise b
+by that of the intensity maps.
 
-All of this follows from sums over atoms, the pieces that regions and a grid of blocks cut the frame into.
+All of this follows from sums over atoms, the pieces that regions and a grid of blocks cut the frame into. Weighted as
+`cells.balance` does, they give the mean contrast over a region's area rather than over its strongest columns.
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ from atomdiffuser.estimation.spectrum import lattice_noise_energy
 from atomdiffuser.interpolation import sample_linear
 
 LEAST_CONTRAST = 0.05  # mean contrast below which the template is not scaled up further
-LARGEST_CORRECTION = 0.5  # of a region's contrast by what the map says of its area
+LEAST_INTENSITY = 0.05
 
 SUMS = (
     "n", "raw", "template", "variance",  # over the region's pixels in view
-    "crystal", "raw_l", "ll", "noise_ll", "l", "l_template", "v_ll", "contrast", "contrast_ll",  # where lattice is
+    "l_elsewhere",  # structure of the template where it is not sure to be lattice: an edge, or a lattice at an edge
+    "crystal", "raw_l", "ll", "noise_ll", "l", "l_template", "v_ll",  # where lattice is
 )  # fmt: skip
 
 
@@ -86,15 +87,18 @@ def sum_frame(
     intact = ((seen.contrast - own_contrast) / others).clamp_min(LEAST_CONTRAST)
     lattice = ((seen.mean - seen.base) * seen.count - own.lattice) / others / intact
     variance = source.noise.variance(seen.mean.clamp_min(0))
+    whole = seen.count / seen.intensity.clamp_min(LEAST_INTENSITY * seen.count.clamp_min(1e-3))
     label = atoms_of_pixels(seen.y, seen.x, usable, regions)
     crystal_label = atoms_of_pixels(seen.y, seen.x, usable & seen.crystal, regions)
     energy = lattice_noise_energy(source.scales)
-    everywhere = {"n": torch.ones_like(raw), "raw": raw, "template": seen.mean, "variance": variance}
+    everywhere = {"n": torch.ones_like(raw), "raw": raw, "template": whole * seen.mean, "variance": variance}
     on_crystal = {
         "crystal": torch.ones_like(raw), "raw_l": (raw - own.base) * lattice, "ll": lattice * lattice,
-        "noise_ll": energy * variance / others / intact**2, "l": lattice, "l_template": seen.mean - seen.base,
-        "v_ll": variance * lattice**2, "contrast": own_contrast, "contrast_ll": own_contrast * lattice**2,
+        "noise_ll": energy * variance / others / intact**2, "l": lattice, "l_template": whole * (seen.mean - seen.base),
+        "v_ll": variance * lattice**2,
     }  # fmt: skip
+    elsewhere = torch.where(seen.crystal, 0.0, whole * (seen.mean - seen.base))
+    everywhere["l_elsewhere"] = elsewhere
     sums = {name: sum_by_atom(image, label, regions) for name, image in everywhere.items()}
     return sums | {name: sum_by_atom(image, crystal_label, regions) for name, image in on_crystal.items()}
 
@@ -111,15 +115,14 @@ def observe(sums: dict[str, np.ndarray], membership: np.ndarray) -> Observables:
         expected = r["template"] - own * r["l_template"]
         ratio = (r["raw"] - kappa * r["l"]) / expected
         ratio_sigma = np.sqrt(r["variance"] + np.where(joint, (sigma * r["l"]) ** 2, 0.0)) / expected
-        correction = area_correction(r)
         signal = r["raw"] / np.maximum(r["n"], 1)
     blank = lambda values, good: np.where(good, values, np.nan)
     return Observables(
         signal=blank(signal, r["n"] > 0),
         signal_ratio=blank(ratio, expected > 0),
         signal_ratio_sigma=blank(ratio_sigma, expected > 0),
-        lattice=blank(slope * correction, measurable),
-        lattice_sigma=blank(sigma * correction, measurable),
+        lattice=blank(slope, measurable),
+        lattice_sigma=blank(sigma, measurable),
         n_px=r["n"].round().astype(np.int64),
     )
 
@@ -130,17 +133,20 @@ def region_sums(sums: dict[str, np.ndarray], membership: np.ndarray) -> dict[str
     return {name: np.asarray(values, float) @ weights for name, values in sums.items()}
 
 
+def unsure_lattice(sums: dict[str, np.ndarray], membership: np.ndarray) -> np.ndarray:
+    """(t, regions) relative 1 σ of the signal through structure that may fade with the lattice or may be an edge."""
+    r = region_sums(sums, membership)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slope = lattice_fit(r)["slope"]
+        known = np.isfinite(slope)
+        faded = slope / (np.where(known, slope, 0.0).sum(0) / known.sum(0)) - 1
+        return np.nan_to_num(np.abs(faded * r["l_elsewhere"] / (r["template"] - r["l_template"])))
+
+
 def lattice_fit(r: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Amplitude of the lattice from sums of any shape: energy, slope and the variance of the slope's numerator."""
     energy = r["ll"] - r["noise_ll"]
     return {"energy": energy, "slope": r["raw_l"] / energy, "spread": r["v_ll"]}
-
-
-def area_correction(r: dict[str, np.ndarray]) -> np.ndarray:
-    """Mean of the contrast map over the area of each region, over its mean weighted by the lattice."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        factor = (r["contrast"] / r["crystal"]) / (r["contrast_ll"] / r["ll"])
-    return np.clip(np.where(np.isfinite(factor), factor, 1.0), 1 - LARGEST_CORRECTION, 1 + LARGEST_CORRECTION)
 
 
 def atoms_of_pixels(y: Tensor, x: Tensor, usable: Tensor, regions: RegionSet) -> Tensor:

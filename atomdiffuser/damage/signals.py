@@ -2,9 +2,10 @@
 usable, each with an interval; a lower bound where the series ends too early.
 
 Numbers are averaged over the curves by Akaike weight, as rates (1/F), which are nearly normal where F is not. Intervals
-are from replicates of the signal, each fitted and averaged alike, so that the choice of curve is in them. Beyond the
-last frame the curves would say nothing but what they assume: there only exponential and linear are averaged, and below
-a stated share of the critical fluence a bound is given, from the exponential.
+are from replicates of the signal, each fitted and averaged alike, and what the curves disagree by is added (Buckland,
+Burnham & Augustin, Biometrics 53, 603, 1997). Beyond the last frame that is most of it: there curves without a residue
+are averaged. Below a stated share of the critical fluence a bound is given: from a straight line, which holds for every
+decay that does not accelerate.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from atomdiffuser.damage.kinetics import MIN_FRAMES, onset_frame
 Z95 = float(scipy.stats.norm.ppf(0.975))
 SIGNIFICANT_MISFIT = 0.01
 REACHED = 1.05  # F_c up to this many times the largest fluence is measured rather than extrapolated
-EXPONENTIAL = MODELS.index("exponential")
-EXTRAPOLATING = np.isin(MODELS, ("exponential", "linear"))
+EXPONENTIAL, LINEAR = MODELS.index("exponential"), MODELS.index("linear")
+EXTRAPOLATING = np.array([not name.endswith("+offset") for name in MODELS])  # a residue is not seen before its time
+LIKELY = 0.1  # weight from which a curve has a say in a bound
 TREND_SHARE = 0.9  # of the level that the test for a monotone change gets; the rest sees what wanders
 PER_1000 = 1e5  # rate per unit of fluence → % per 1,000
 
@@ -130,22 +132,25 @@ def describe_signal(
     best = int(np.argmin(aicc[:, 0]))
     gained = max((fits.chi2[0, 0] - fits.chi2[EXPONENTIAL, 0]) / scatter, 0.0)
     p_trend = float(scipy.stats.f.sf(gained, 1, n - 2) if misfit else scipy.stats.chi2.sf(gained, 1))
-    p_value = min(p_trend / TREND_SHARE, _p_wandering(y) / (1 - TREND_SHARE), 1.0)
-    changed = p_value < 0.05
     curve = _average(weight, fits.at(x))[0]
     drawn = curve + excess * math.sqrt(scatter) * (replicate(curve) - curve)
     again = fit_curves(x, drawn, about_curve)
     _, again_weight = akaike_weights(again.chi2, n)
+    # An error that a region keeps through all frames looks like a change: only replicates know of it.
+    rates, spread = fits.rate()[EXPONENTIAL, 0], float(again.rate()[EXPONENTIAL].std())
+    if spread > 0:
+        p_trend = max(p_trend, 2 * float(scipy.stats.norm.sf(abs(rates) / spread)))
+    p_value = min(p_trend / TREND_SHARE, _p_wandering(y) / (1 - TREND_SHARE), 1.0)
+    changed = p_value < 0.05
 
     least = min_span_of_critical if changed else math.inf
     critical, half, bounded = _fluences(fits, weight, again, again_weight, n, x, span, least)
-    rates, spread = fits.rate()[EXPONENTIAL, 0], float(again.rate()[EXPONENTIAL].std())
     rate = Estimate(*(PER_1000 * r for r in (rates, rates - Z95 * spread, rates + Z95 * spread)))
     at_reference = int(np.argmin(np.abs(frames - reference_frame)))
     # Averaged with "no change", a curve that hardly changes would claim to be known better than it is.
     only = np.ones(len(MODELS), bool) if changed else np.arange(len(MODELS)) == EXPONENTIAL
     described, repeated = _curves(fits, n, only, x), _curves(again, n, only, x)
-    loss = _loss(described, repeated, at_reference)
+    loss = _loss(described, repeated, at_reference, _disagreement(fits, n, only, x, at_reference))
     shape = described[0]
     if misfit and n > 4:  # no curve says where it went: the signal itself does
         loss, shape = _loss_of_signal(y, sigma, at_reference), _running_mean(y)
@@ -165,13 +170,17 @@ def _fluences(fits, weight, again, again_weight, n, x, span, least_share) -> tup
         _, weight = akaike_weights(fits.chi2, n, EXTRAPOLATING)
         _, again_weight = akaike_weights(again.chi2, n, EXTRAPOLATING)
         rate, rates = _mean_rate(fits, weight), _mean_rate(again, again_weight)
-    critical = _inverse(float(rate[0]), float(rates.std()))
+    between = weight[:, 0] * (np.where(weight[:, 0] > 0, fits.rate()[:, 0], 0.0) - rate[0]) ** 2
+    critical = _inverse(float(rate[0]), math.hypot(float(rates.std()), math.sqrt(between.sum())))
     fixed = math.isfinite(critical.hi95) and span >= least_share * critical.value
     halves = lambda f, w: (w * np.nan_to_num(1 / f.half)).sum(0)
     half = _inverse(float(halves(fits, weight)[0]), float(halves(again, again_weight).std()))
     if fixed:
         return critical, half, False
-    upper = fits.rate()[EXPONENTIAL, 0] + Z95 * again.rate()[EXPONENTIAL].std()
+    likely = np.arange(len(MODELS)) == LINEAR
+    if math.isfinite(least_share):  # a change that is seen may be seen to accelerate
+        likely |= EXTRAPOLATING & (weight[:, 0] > LIKELY)
+    upper = (fits.rate()[:, 0] + Z95 * again.rate().std(1))[likely].max()
     bound = 1 / upper if upper > 0 else math.inf
     return Estimate(bound, bound, math.inf), NOTHING, True
 
@@ -195,10 +204,21 @@ def _curves(fits: CurveFits, n: int, only: np.ndarray, x: np.ndarray) -> np.ndar
     return _average(np.where(np.isfinite(fits.chi2), weight, 0.0), fits.at(x))
 
 
-def _loss(curve: np.ndarray, repeated: np.ndarray, reference: int) -> Estimate:
+def _disagreement(fits: CurveFits, n: int, only: np.ndarray, x: np.ndarray, reference: int) -> float:
+    """1 σ of the loss [%] over the curves, by weight."""
+    weight = akaike_weights(fits.chi2, n, only)[1][:, 0]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        curves = fits.at(x)[:, 0]
+        loss = 100 * (1 - curves[:, -1] / curves[:, reference])
+    used = (weight > 1e-6) & np.isfinite(loss)
+    weight, loss = weight[used] / weight[used].sum(), loss[used]
+    return float(np.sqrt((weight * (loss - (weight * loss).sum()) ** 2).sum()))
+
+
+def _loss(curve: np.ndarray, repeated: np.ndarray, reference: int, disagreement: float) -> Estimate:
     with np.errstate(divide="ignore", invalid="ignore"):
         lost = lambda c: 100 * (1 - c[:, -1] / c[:, reference])
-        value, spread = float(lost(curve)[0]), float(np.nanstd(lost(repeated)))
+        value, spread = float(lost(curve)[0]), math.hypot(float(np.nanstd(lost(repeated))), disagreement)
     return Estimate(value, value - Z95 * spread, value + Z95 * spread)
 
 

@@ -25,12 +25,13 @@ from atomdiffuser.interpolation import (
 class TemplateOnFrame:
     """A template at the pixels of one raw frame, each (1, Y, X); (y, x) are the pixels' places on the reference grid.
 
-    `crystal` marks where structure can be lattice.
+    `intensity` and `contrast` are sums of the frames' maps; `crystal` marks where structure can be lattice.
     """
 
     mean: Tensor
     base: Tensor
     count: Tensor
+    intensity: Tensor
     contrast: Tensor
     inside: Tensor
     crystal: Tensor
@@ -40,13 +41,14 @@ class TemplateOnFrame:
 
 @dataclass(frozen=True)
 class Template:
-    """Spline coefficients of the mean of the aligned frames and of its local mean, how many frames looked, the sum of
-    their contrast maps, and where structure can be lattice; each (1, Y, X).
+    """Spline coefficients of the mean of the aligned frames and of its local mean, how many frames looked, the sums of
+    their intensity and contrast maps, and where structure can be lattice; each (1, Y, X).
     """
 
     mean_coefficients: Tensor
     base_coefficients: Tensor
     count: Tensor
+    intensity: Tensor
     contrast: Tensor
     crystal: Tensor
     margin_px: float
@@ -59,6 +61,7 @@ class Template:
             mean=sample_spline(self.mean_coefficients, y, x),
             base=sample_spline(self.base_coefficients, y, x),
             count=sample_linear(self.count, y, x),
+            intensity=sample_linear(self.intensity, y, x),
             contrast=sample_linear(self.contrast, y, x),
             inside=inside_frame(y, x, shape, self.margin_px),
             crystal=sample_linear(self.crystal.float(), y, x) > 0.99,
@@ -67,8 +70,11 @@ class Template:
         )
 
 
-def make_template(total: TemplateSum, contrast: Tensor, reference_base: Tensor, scales: ImageScales) -> Template:
-    """The mean of a sum of aligned frames, ready to be sampled; `contrast` is the sum of the same frames' maps.
+def make_template(
+    total: TemplateSum, intensity: Tensor, contrast: Tensor, reference_base: Tensor, scales: ImageScales
+) -> Template:
+    """The mean of a sum of aligned frames, ready to be sampled; `intensity` and `contrast` are sums of the same frames'
+    maps.
 
     The local mean of the reference frame (1, Y, X) tells where there is lattice: damage makes slopes of its own.
     """
@@ -81,6 +87,7 @@ def make_template(total: TemplateSum, contrast: Tensor, reference_base: Tensor, 
         coefficients(mean(total.filtered)),
         coefficients(base),
         total.count.float(),
+        intensity.float(),
         contrast.float(),
         crystal,
         usable_margin_px(scales),

@@ -6,8 +6,8 @@ shot noise, scan errors, moving atoms, whatever the pixels of a block share. Its
 bootstrap: Davidson & Flachaire, J. Econometrics 146, 162, 2008), block by block and frame by frame.
 
 All blocks of a region have in common what moves or scales the whole frame: the beam's fluctuation, a wrong shift (a
-lattice displaced by d shows 1 − (q·d)²/2 of its amplitude), and the error of the contrast map behind the correction to
-the region's area. They are drawn frame by frame and added.
+lattice displaced by d shows 1 − (q·d)²/2 of its amplitude). They are drawn frame by frame and added. What is wrong with
+the weights of a region's parts, or with what is assumed of those out of view, stays from frame to frame.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from atomdiffuser.damage.observables import area_correction, lattice_fit
+from atomdiffuser.damage.observables import lattice_fit
 
 PRIOR_FREEDOM = 20  # of the shot noise that is expected, when the dispersion is estimated from few blocks
 DISPERSION_LIMITS = (0.25, 100.0)
@@ -34,46 +34,39 @@ class BlockNoise:
     dispersion: float
 
 
-@dataclass(frozen=True)
-class CommonNoise:
-    """1 σ per frame (t,) of relative factors that a whole region shares."""
-
-    gain: np.ndarray
-    registration: np.ndarray
-    map: np.ndarray
-
-    def relative(self, *, gain: bool, lattice: bool) -> np.ndarray:
-        """All that reaches one kind of signal."""
-        shared = np.where(gain, self.gain**2, 0.0)
-        return np.sqrt(shared + (self.registration**2 + self.map**2 if lattice else 0.0))
-
-
 def block_noise(
-    sums: dict[str, np.ndarray], member: np.ndarray, frames: np.ndarray, witness: str, sigma: np.ndarray
+    sums: dict[str, np.ndarray],
+    member: np.ndarray,
+    frames: np.ndarray,
+    witness: str,
+    sigma: np.ndarray,
+    completion: dict[str, np.ndarray],
 ) -> BlockNoise:
     """Noise of one region and witness ("signal_ratio", "lattice" or "order").
 
     Parameters
     ----------
     sums
-        (t, atoms) as from `observables.sum_frame`.
+        (t, atoms) as from `cells.balance`.
     member
         (atoms,) bool.
     frames
         Those to use.
     sigma
         (frames,) 1 σ that shot and readout noise explain.
+    completion
+        Factors (frames,) of "lattice" and "signal_ratio" from what is seen of the region to the whole of it.
     """
     own = {name: values[frames][:, member] for name, values in sums.items()}
     whole = {name: values.sum(1, keepdims=True) for name, values in own.items()}
     with np.errstate(divide="ignore", invalid="ignore"):
-        fit, factor = lattice_fit(whole), area_correction(whole)
+        fit, to_lattice, to_mass = lattice_fit(whole), *(completion[w][:, None] for w in ("lattice", "signal_ratio"))
         kappa = np.nan_to_num(fit["slope"])
-        lattice = factor * (own["raw_l"] - kappa * (own["ll"] - own["noise_ll"])) / fit["energy"]
+        lattice = to_lattice * (own["raw_l"] - kappa * (own["ll"] - own["noise_ll"])) / fit["energy"]
         expected = whole["template"] - whole["l_template"]
         signal = (whole["raw"] - kappa * whole["l"]) / expected
-        mass = (own["raw"] - kappa * own["l"] - signal * (own["template"] - own["l_template"])) / expected
-        order = lattice / signal - factor * kappa / signal**2 * mass
+        mass = to_mass * (own["raw"] - kappa * own["l"] - signal * (own["template"] - own["l_template"])) / expected
+        order = (lattice - to_lattice * kappa / (to_mass * signal) * mass) / (to_mass * signal)
     parts = np.nan_to_num({"signal_ratio": mass, "lattice": lattice, "order": order}[witness])
     parts, freedom = _without_own_course(parts, whole["n"][:, 0], own["n"])
     if freedom < 1:
@@ -87,9 +80,18 @@ def block_noise(
 
 
 def replicates(
-    curve: np.ndarray, noise: BlockNoise, common: np.ndarray, count: int, random: np.random.Generator
+    curve: np.ndarray,
+    noise: BlockNoise,
+    common: np.ndarray,
+    lasting: np.ndarray,
+    count: int,
+    random: np.random.Generator,
 ) -> np.ndarray:
-    """(count, frames) signals as they might have been measured about a curve (frames,); `common` is relative, 1 σ."""
+    """(count, frames) signals as they might have been measured about a curve (frames,).
+
+    `common` and `lasting` are relative 1 σ (frames,): the former of errors that are drawn anew in every frame, the
+    latter of one that a region keeps.
+    """
     frames, blocks = noise.parts.shape
     drawn = np.empty((count, frames))
     for k in range(frames):
@@ -97,33 +99,14 @@ def replicates(
         drawn[:, k] = (2.0 * signs - 1.0) @ noise.parts[k]
     if blocks < 4 or not noise.parts.any():  # too few to draw signs from
         drawn = random.normal(0.0, 1.0, (count, frames)) * noise.sigma
-    return curve + drawn + curve * common * random.normal(0.0, 1.0, (count, frames))
+    shared = common * random.normal(0.0, 1.0, (count, frames)) + lasting * random.normal(0.0, 1.0, (count, 1))
+    return curve + drawn + curve * shared
 
 
 def registration_noise(displacement_sigma_px: np.ndarray, filter_px: float, period_px: float | None) -> np.ndarray:
     """(t,) relative scatter of a lattice amplitude through wrong shifts, for the finest structure that is seen."""
     wave = min(1.0 / filter_px, 4 * np.pi / period_px if period_px else np.inf)
     return np.minimum(0.25 * (wave * np.nan_to_num(displacement_sigma_px)) ** 2, 1.0)
-
-
-def map_noise(
-    sums: dict[str, np.ndarray],
-    member: np.ndarray,
-    frames: np.ndarray,
-    contrast_sigma: np.ndarray,
-    blocks_per_window: float,
-) -> np.ndarray:
-    """(frames,) relative error of the correction to a region's area.
-
-    It is a difference of two weightings of the map: blocks weigh by area or by lattice, and as many of them as fit a
-    window of the map share its error.
-    """
-    own = {name: sums[name][frames][:, member] for name in ("crystal", "ll", "contrast")}
-    with np.errstate(divide="ignore", invalid="ignore"):
-        difference = own["crystal"] / own["crystal"].sum(1, keepdims=True) - own["ll"] / own["ll"].sum(1, keepdims=True)
-        level = own["contrast"].sum(1) / own["crystal"].sum(1)
-        error = np.sqrt(max(blocks_per_window, 1.0) * (difference**2).sum(1)) * contrast_sigma[frames] / level
-    return np.minimum(np.nan_to_num(error), 0.5)
 
 
 def _without_own_course(parts: np.ndarray, total: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, float]:

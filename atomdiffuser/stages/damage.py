@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from atomdiffuser.config import DamageSettings
-from atomdiffuser.damage.analysis import ContrastMap, measure_regions
+from atomdiffuser.damage.analysis import measure_regions
 from atomdiffuser.damage.columns import OF_REGION, column_table, columns_per_region, msd_map, track_columns
 from atomdiffuser.damage.columns import TABLE as COLUMN_TABLE
 from atomdiffuser.damage.dark_level import find_dark_level, with_dark_level
@@ -108,23 +108,9 @@ def _regions(
     return join_regions(shape, masks)
 
 
-def _given_maps(maps: DecayMaps, series: FrameSeries) -> Callable[[int], ContrastMap]:
-    windows = np.asarray(maps.attributes.get("bandwidth_px", []), dtype=object)
-
-    def give(index: int) -> ContrastMap:
-        sigma = np.asarray(maps.contrast_sigma[index])
-        sigma = sigma[np.isfinite(sigma)]
-        try:
-            window = float(windows[index][1])
-        except (IndexError, TypeError, ValueError):
-            window = np.nan
-        return ContrastMap(
-            maps.at_full_resolution("contrast", index, series.frame_shape),
-            float(np.median(sigma)) if len(sigma) else 0.0,
-            window if np.isfinite(window) else 16.0,
-        )
-
-    return give
+def _given_maps(maps: DecayMaps, series: FrameSeries) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
+    full = lambda name, index: maps.at_full_resolution(name, index, series.frame_shape)
+    return lambda index: (full("intensity", index), full("contrast", index))
 
 
 def _exposure(series: FrameSeries, settings: DamageSettings, options: Mapping[str, Any]) -> Exposure:

@@ -16,6 +16,7 @@ from atomdiffuser.config import DamageSettings
 from atomdiffuser.damage import analysis as analysis_module
 from atomdiffuser.damage import observables as observables_module
 from atomdiffuser.damage.analysis import measure_damage, measure_regions
+from atomdiffuser.damage.cells import Balanced
 from atomdiffuser.damage.fitting import Scales, fit_regions
 from atomdiffuser.damage.observables import measure_frame
 from atomdiffuser.damage.regions import grid_regions
@@ -79,6 +80,25 @@ def test_drift_does_not_bias_the_contrast() -> None:
         error.append((values(table, "contrast") - s.contrast.mean((1, 2))[:, None])[1:, 0])
         sigma.append(values(table, "contrast_sigma")[1:, 0])
     assert rms(error) < max(0.008, 2 * rms(sigma))
+
+
+def test_drift_does_not_bias_the_intensity(monkeypatch) -> None:
+    """Where only the first frames looked the template shows less loss; taken as it is, it hides 2 % of it and more."""
+    s = simulated(5, witness="both", drift_px_per_frame=4.0, electrons_per_px=500.0)
+    true = s.intensity.mean((1, 2))[:, None]
+    error = lambda: rms((values(measured(s), "intensity") - true)[:, 1:])
+    honest = error()
+    make = analysis_module.make_template
+    untold = lambda total, intensity, *rest: make(total, total.count, *rest)
+    monkeypatch.setattr(analysis_module, "make_template", untold)
+    monkeypatch.setattr(analysis_module, "balance", lambda sums, regions, block: unbalanced(sums, regions))
+    assert honest < 0.006 and error() > 3 * honest
+
+
+def unbalanced(sums, regions) -> Balanced:
+    ones = np.ones((len(sums["n"]), len(regions.regions)))
+    factors = lambda value: {name: value * ones for name in ("lattice", "signal_ratio")}
+    return Balanced(sums, factors(1.0), factors(0.0))
 
 
 def test_intervals_are_two_sided_95_percent() -> None:
@@ -242,16 +262,24 @@ def test_the_critical_fluence_of_the_simulation_is_recovered(fits) -> None:
     whole = contrast.iloc[0]
     assert whole["region"] == "whole" and not whole["lower_bound"] and whole["model"] == "exponential"
     assert whole["critical_fluence"] == pytest.approx(10000, rel=0.08)
-    held = (contrast["critical_fluence_lo95"] <= 10000) & (10000 <= contrast["critical_fluence_hi95"])
-    assert held.mean() >= 0.7  # of one draw; benchmarks/damage_truth.py counts coverage over many
-    # One interval in twenty misses: the same slack on either side.
-    assert whole["critical_fluence_lo95"] / 1.02 < 10000 < whole["critical_fluence_hi95"] * 1.02
     assert whole["loss_percent"] == pytest.approx(100 * (1 - np.exp(-1.2)), abs=3) and whole["onset_frame"] == 1
     assert whole["unit"] == "e_per_A2" and whole["n_frames"] == N and whole["span"] == 12000
     assert whole["changed"] and whole["mechanism"] == "amorphisation" and "falls to 1/e at" in whole["verdict"]
     assert whole["half_fluence"] == pytest.approx(10000 * np.log(2), rel=0.1)
     assert whole["usable_last_frame"] == 0 and whole["fluence_systematic_percent"] == 7.0
     assert whole["rate_percent_per_1000"] == pytest.approx(10.0, rel=0.08)
+
+
+def test_intervals_of_the_critical_fluence_hold_and_are_not_merely_wide() -> None:
+    """35 intervals of five series, of which two miss on average, 7 or more in 1 of 500 runs.
+
+    benchmarks/damage_truth.py counts many more.
+    """
+    rows = pd.concat([fitted(simulated(seed, witness="contrast")) for seed in range(3, 8)])
+    rows = rows[rows["witness"] == "contrast"]
+    lo, hi = rows["critical_fluence_lo95"], rows["critical_fluence_hi95"]
+    assert ((lo <= 10000) & (10000 <= hi)).sum() >= 29
+    assert ((hi - lo) / 10000)[rows["region"] == "whole"].median() < 0.25
 
 
 def test_what_does_not_change_has_a_bound_that_holds(fits) -> None:

@@ -1,0 +1,90 @@
+"""Weights of a region's parts: what is out of view or was damaged first must not bend the course of the whole."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from atomdiffuser.damage.cells import balance
+from atomdiffuser.damage.observables import observe
+from atomdiffuser.damage.regions import grid_regions
+
+BLOCK, T = 12, 20
+REGIONS = grid_regions((96, 96), (1, 1)).with_blocks(BLOCK)  # 8 × 8 blocks, 4 × 4 cells
+AT = np.arange(1, T + 1) / T
+
+
+def sums_of(rates: np.ndarray, seen: np.ndarray, noise: float = 0.0, seed: int = 0) -> dict[str, np.ndarray]:
+    """Sums as a series would give them whose atoms (64,) decay at `rates`, seen (t, 64) as far as 0…1.
+
+    The template is the mean of what was seen, and carries the mean damage of those frames.
+    """
+    random = np.random.default_rng(seed)
+    left = np.exp(-rates * AT[:, None])
+    mean = ((seen * left).sum(0) / seen.sum(0)) ** 0.4  # κ of the template, of which the maps have seen to a part
+    n, power = 144.0 * seen, 50.0
+    shaken = lambda size: noise * size * random.normal(size=n.shape)
+    zero = np.zeros_like(n)
+    return {
+        "n": n, "raw": n * 20 * left + shaken(n * 20), "template": n * 20 * mean, "variance": n * 20,
+        "l_elsewhere": zero, "crystal": n, "raw_l": n * power * left * mean + shaken(n * power * mean),
+        "ll": n * power * mean**2, "noise_ll": zero, "l": zero, "l_template": zero,
+        "v_ll": n * power * mean**2 * 20,
+    }  # fmt: skip
+
+
+def course(sums: dict[str, np.ndarray], name: str, balanced: bool = True) -> np.ndarray:
+    """(t,) of the whole field, from 1 on."""
+    found = balance(sums, REGIONS, BLOCK)
+    y = getattr(observe(found.sums if balanced else sums, REGIONS.membership), name)[:, 0]
+    y = y * found.completion[name][:, 0] if balanced else y
+    return y / y[0]
+
+
+def leaving() -> np.ndarray:
+    """The right quarter drifts out of view."""
+    column = np.arange(64) % 8 // 2 * 2
+    return np.where(column[None] > 6.5 - 4 * np.clip(AT - 0.4, 0, None)[:, None], 0.0, 1.0)
+
+
+@pytest.mark.parametrize("name", ["lattice", "signal_ratio"])
+def test_even_loss_is_the_same_however_much_is_seen(name) -> None:
+    sums = sums_of(np.full(64, 1.5), leaving())
+    true = np.exp(-1.5 * (AT - AT[0]))
+    assert np.abs(course(sums, name) / true - 1).max() < 0.01
+    assert np.abs(course(sums, name, balanced=False) / true - 1).max() > 0.02
+
+
+def test_uneven_loss_of_contrast_is_that_of_the_area() -> None:
+    """Cells that fade first would count for less, since the template shows little of them."""
+    name, rates = "lattice", np.where(np.arange(64) // 8 < 4, 4.0, 0.5)
+    sums = sums_of(rates, np.ones((T, 64)), noise=0.02)
+    left = np.exp(-rates * AT[:, None]).mean(1)
+    error = lambda balanced: np.abs(course(sums, name, balanced) - left / left[0]).max()
+    assert error(True) < 0.02 and error(False) > 0.06
+
+
+@pytest.mark.parametrize("name", ["lattice", "signal_ratio"])
+def test_what_left_the_view_goes_on_as_its_cell_did(name) -> None:
+    """The half that leaves is the one that fades fast: what stays in view would say that the rest had not."""
+    rates = np.where(np.arange(64) % 8 > 5, 4.0, 0.3)
+    sums = sums_of(rates, leaving(), noise=0.01)
+    left = np.exp(-rates * AT[:, None]).mean(1)
+    error = lambda balanced: np.abs(course(sums, name, balanced) - left / left[0]).max()
+    assert error(True) < 0.04 and error(False) > 2 * error(True)
+    found = balance(sums, REGIONS, BLOCK)
+    assert found.sigma[name][-1, 0] > 0.003  # and it is said to be less sure than what is seen
+    even = balance(sums_of(np.full(64, 1.0), np.ones((T, 64))), REGIONS, BLOCK)
+    assert even.sigma[name].max() < 0.3 * found.sigma[name].max()
+
+
+def test_noise_alone_changes_nothing() -> None:
+    sums = sums_of(np.zeros(64), np.ones((T, 64)), noise=0.1, seed=3)
+    for name in ("lattice", "signal_ratio"):
+        assert np.abs(course(sums, name) - course(sums, name, balanced=False)).max() < 0.01
+
+
+def test_two_frames_are_left_as_they_are() -> None:
+    sums = {name: values[:2] for name, values in sums_of(np.ones(64), np.ones((T, 64))).items()}
+    found = balance(sums, REGIONS, BLOCK)
+    assert found.sums is sums and np.all(found.completion["lattice"] == 1) and np.all(found.sigma["lattice"] == 0)
