@@ -94,12 +94,14 @@ def sum_frame(
     everywhere = {"n": torch.ones_like(raw), "raw": raw, "template": whole * seen.mean, "variance": variance}
     on_crystal = {
         "crystal": torch.ones_like(raw), "raw_l": (raw - own.base) * lattice, "ll": lattice * lattice,
-        "noise_ll": energy * variance / others / intact**2, "l": lattice, "l_template": whole * (seen.mean - seen.base),
-        "v_ll": variance * lattice**2,
+        "noise_ll": energy * variance / others / intact**2, "v_ll": variance * lattice**2,
     }  # fmt: skip
+    # Beside an edge a step stands about the local mean. It is mass, and in Σ l it would fade with the lattice.
+    on_level = {"l": seen.level * lattice, "l_template": seen.level * whole * (seen.mean - seen.base)}
     elsewhere = torch.where(seen.crystal, 0.0, whole * (seen.mean - seen.base))
     everywhere["l_elsewhere"] = elsewhere
     sums = {name: sum_by_atom(image, label, regions) for name, image in everywhere.items()}
+    on_crystal |= on_level
     return sums | {name: sum_by_atom(image, crystal_label, regions) for name, image in on_crystal.items()}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -20,12 +21,15 @@ from atomdiffuser.interpolation import (
     spline_prefilter_kernel,
 )
 
+LAG = 1.5  # widths of the local mean beyond the edge of the crystal where a step still shows
+
 
 @dataclass(frozen=True)
 class TemplateOnFrame:
     """A template at the pixels of one raw frame, each (1, Y, X); (y, x) are the pixels' places on the reference grid.
 
-    `intensity` and `contrast` are sums of the frames' maps; `crystal` marks where structure can be lattice.
+    `intensity` and `contrast` are sums of the frames' maps; `crystal` marks where structure can be lattice, `level`
+    where the local mean is surely level, so that nothing but lattice is left about it.
     """
 
     mean: Tensor
@@ -35,6 +39,7 @@ class TemplateOnFrame:
     contrast: Tensor
     inside: Tensor
     crystal: Tensor
+    level: Tensor
     y: Tensor
     x: Tensor
 
@@ -42,7 +47,8 @@ class TemplateOnFrame:
 @dataclass(frozen=True)
 class Template:
     """Spline coefficients of the mean of the aligned frames and of its local mean, how many frames looked, the sums of
-    their intensity and contrast maps, and where structure can be lattice; each (1, Y, X).
+    their intensity and contrast maps, where structure can be lattice, and where the local mean is level; each
+    (1, Y, X).
     """
 
     mean_coefficients: Tensor
@@ -51,6 +57,7 @@ class Template:
     intensity: Tensor
     contrast: Tensor
     crystal: Tensor
+    level: Tensor
     margin_px: float
 
     def on_frame(self, frame_from_reference: Tensor) -> TemplateOnFrame:
@@ -65,6 +72,7 @@ class Template:
             contrast=sample_linear(self.contrast, y, x),
             inside=inside_frame(y, x, shape, self.margin_px),
             crystal=sample_linear(self.crystal.float(), y, x) > 0.99,
+            level=sample_linear(self.level.float(), y, x) > 0.99,
             y=y,
             x=x,
         )
@@ -90,5 +98,13 @@ def make_template(
         intensity.float(),
         contrast.float(),
         crystal,
+        _level(crystal, scales.base_px),
         usable_margin_px(scales),
     )
+
+
+def _level(crystal: Tensor, base_px: float) -> Tensor:
+    """Crystal (1, Y, X) without what lies so near an edge that the local mean still lags behind the step."""
+    reach = math.ceil(LAG * base_px)
+    near = torch.nn.functional.max_pool2d((~crystal)[:, None].float(), 2 * reach + 1, 1, reach)[:, 0] > 0
+    return crystal & ~near
