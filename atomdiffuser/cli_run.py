@@ -132,7 +132,7 @@ def one_sentence(
 
 def describe(error: BaseException, log: Path | None = None) -> str:
     """One sentence for an exception, without line breaks."""
-    text = " ".join(str(error).split())
+    text = "".join(c if c.isprintable() else "?" for c in " ".join(str(error).split()))  # a file name may hold anything
     if isinstance(error, AtomDiffuserError):
         return text
     if isinstance(error, MemoryError):

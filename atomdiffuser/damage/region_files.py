@@ -64,6 +64,8 @@ def session_regions(
             named = _read_polygons(path, entry.get("name"))
         for name, polygons in named.items():
             rings = [[ring / scale for ring in polygon] for polygon in polygons]
+            if not all(np.isfinite(ring).all() for polygon in rings for ring in polygon):
+                raise SettingsError(f"regions: a corner of {name} is no finite number; correct it")
             outline = tuple(map(tuple, rings[0][0].tolist())) if len(rings) == 1 else None
             found.append(RegionMask(name, _rasterise(rings, shape), "session", outline))
     return found
@@ -87,7 +89,7 @@ def _read_polygons(path: Path, name: str | None) -> dict[str, list[Polygon]]:
         if path.suffix.lower() == ".csv":
             return _napari_shapes(path, name)
         return _geojson(path, name)
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         raise SettingsError(f"regions: {path.name} cannot be read ({error})") from error
 
 
@@ -138,17 +140,8 @@ def _ellipse(box: np.ndarray) -> np.ndarray:
 
 def _label_masks(path: Path, shape: tuple[int, int], name: str | None) -> list[RegionMask]:
     try:
-        if path.suffix.lower() == ".npy":
-            labels = np.load(path, allow_pickle=False)
-        elif path.suffix.lower() == ".png":
-            from PIL import Image
-
-            labels = np.asarray(Image.open(path))
-        else:
-            import tifffile
-
-            labels = tifffile.imread(path)
-    except (OSError, ValueError) as error:
+        labels = _read_labels(path, tuple(shape))
+    except Exception as error:  # readers of pictures raise whatever they stumble over
         raise SettingsError(f"regions: {path.name} cannot be read ({error})") from error
     if labels.shape != tuple(shape) or labels.dtype.kind not in "iub":
         raise SettingsError(
@@ -157,6 +150,23 @@ def _label_masks(path: Path, shape: tuple[int, int], name: str | None) -> list[R
         )
     values = [v for v in np.unique(labels).tolist() if v]
     return [RegionMask(_name(None, name, path, i, len(values)), labels == v) for i, v in enumerate(values)]
+
+
+def _read_labels(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    """The picture, or an empty one of its shape when that is not the wanted one: nothing of it is decoded then."""
+    if path.suffix.lower() == ".npy":
+        return np.array(np.load(path, allow_pickle=False, mmap_mode="r"))
+    if path.suffix.lower() == ".png":
+        from PIL import Image
+
+        with Image.open(path) as picture:
+            found = (picture.height, picture.width)
+            return np.asarray(picture) if found == shape else np.broadcast_to(np.uint8(0), found)
+    import tifffile
+
+    with tifffile.TiffFile(path) as file:
+        series = file.series[0]
+        return series.asarray() if series.shape == shape else np.broadcast_to(np.zeros((), series.dtype), series.shape)
 
 
 def _name(own: Any, given: str | None, path: Path, number: int, of: int) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from atomdiffuser.io._dm_tags import check_dm
 from atomdiffuser.io._raw_signal import Axis, RawSignal, clean_unit, dig, number, positive
 
 
@@ -16,6 +17,7 @@ def read_digital_micrograph(path: Path) -> list[RawSignal]:
     """Every image, stack and spectrum of the file, thumbnails left out."""
     from rsciio.digitalmicrograph import file_reader
 
+    check_dm(path)
     return [_signal(d) for d in file_reader(str(path), lazy=True, chunks={0: 1})]
 
 

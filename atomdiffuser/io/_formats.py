@@ -7,6 +7,7 @@ import struct
 from pathlib import Path
 
 from atomdiffuser.errors import ReadError
+from atomdiffuser.io._isolated import check_survives
 
 DM, VELOX, NCEM, HSPY, ZSPY, FRAMES, SER, EMI, MRC, TIFF = (
     "Digital Micrograph", "Velox EMD", "NCEM EMD", "HyperSpy", "ZSpy", "frame store", "TIA SER", "TIA EMI",
@@ -47,6 +48,7 @@ def sniff(path: Path) -> str | None:
             f"{path}: cannot be opened ({error.strerror or error}); check that it exists and its permissions"
         ) from None
     if header.startswith(_HDF5):
+        check_survives(path)
         return _sniff_hdf5(path)
     return sniff_bytes(header)
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from atomdiffuser.errors import ReadError
+from atomdiffuser.io._declared_size import check_hdf5, check_zarr
 from atomdiffuser.io._mapped_metadata import acquisition_fields, mapped_metadata, stage_tilt_deg
 from atomdiffuser.io._raw_signal import Axis, RawSignal, clean_unit, dig, in_order, number
 
@@ -55,6 +56,7 @@ def read_ncem(path: Path) -> list[RawSignal]:
     """Every data set of a Berkeley (NCEM) EMD file; which axis is time is decided by units and names."""
     from rsciio.emd import file_reader
 
+    check_hdf5(path)
     return [in_order(_from_rosettasciio(path, d)) for d in file_reader(str(path), lazy=True)]
 
 
@@ -62,6 +64,7 @@ def read_hspy(path: Path) -> list[RawSignal]:
     """Every signal of a HyperSpy file."""
     from rsciio.hspy import file_reader
 
+    check_hdf5(path)
     return [in_order(_from_rosettasciio(path, d)) for d in file_reader(str(path), lazy=True)]
 
 
@@ -69,6 +72,7 @@ def read_zspy(path: Path) -> list[RawSignal]:
     """Every signal of a ZSpy folder."""
     from rsciio.zspy import file_reader
 
+    check_zarr(path)
     return [in_order(_from_rosettasciio(path, d)) for d in file_reader(str(path), lazy=True, mode="r")]
 
 

@@ -57,6 +57,8 @@ class RawSignal:
         Stage tilt of each frame, or of all.
     obstacle
         Why the file's own format says that this is no time series.
+    is_decoded
+        Whether `data` are those of the file, rather than a mark that it holds something else too.
     """
 
     title: str
@@ -67,6 +69,7 @@ class RawSignal:
     starts_resolution_s: float = 1.0
     tilts_deg: tuple[float, ...] = ()
     obstacle: str = ""
+    is_decoded: bool = True
     original_metadata: Mapping[str, Any] = field(default_factory=dict)
 
 

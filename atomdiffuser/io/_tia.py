@@ -61,10 +61,11 @@ def _read_ser(path: Path, info: dict[str, Any]) -> RawSignal:
 
     size = path.stat().st_size
     with path.open("rb") as file:
-        kind, offsets, tags, scan_axes = _series_header(file, path)
+        kind, offsets, tags, scan_axes = _series_header(file, path, size)
         n = len(offsets)
         if kind == _SPECTRA:
-            return RawSignal(path.stem, da.zeros(1, dtype=np.uint16), (Axis("energy", "eV", 1.0),))
+            axes = (Axis("energy", "eV", 1.0),)
+            return RawSignal(path.stem, da.zeros(1, dtype=np.uint16), axes, is_decoded=False)
         file.seek(offsets[0])
         _, dx, _, _, dy, _, code, nx, ny = struct.unpack("<ddiddihii", file.read(_ELEMENT_HEADER_BYTES))
         if code not in _DTYPES:
@@ -106,13 +107,15 @@ def _read_ser(path: Path, info: dict[str, Any]) -> RawSignal:
     )
 
 
-def _series_header(file: Any, path: Path) -> tuple[int, list[int], list[int], int]:
+def _series_header(file: Any, path: Path, size: int) -> tuple[int, list[int], list[int], int]:
     """Kind of data, offsets of the valid elements and of their tags, number of axes that the probe was moved along."""
     try:
         _, _, version, kind, _, total, valid = struct.unpack("<hhhiiii", file.read(22))
         wide = version > 528  # 64-bit offsets
         array_offset, dimensions = struct.unpack("<qi" if wide else "<ii", file.read(12 if wide else 8))
         scan_axes = sum(_is_scan_axis(file) for _ in range(dimensions))
+        if not 0 <= valid <= total or 2 * total * (8 if wide else 4) > size:
+            raise ReadError(f"{path}: claims {total} frames (truncated or damaged); copy it again from the microscope")
         file.seek(array_offset)
         raw = np.frombuffer(file.read(2 * total * (8 if wide else 4)), "<i8" if wide else "<i4")
     except (struct.error, ValueError, OSError):
@@ -126,9 +129,11 @@ def _series_header(file: Any, path: Path) -> tuple[int, list[int], list[int], in
 
 def _is_scan_axis(file: Any) -> bool:
     size, _, _, _, length = struct.unpack("<iddii", file.read(28))
-    file.read(length)
+    file.seek(max(length, 0), 1)
     (length,) = struct.unpack("<i", file.read(4))
-    return size > 1 and file.read(length) == b"meters"
+    unit = file.read(len(b"meters")) if length == len(b"meters") else b""
+    file.seek(max(length, 0) - len(unit), 1)
+    return size > 1 and unit == b"meters"
 
 
 def _tags(file: Any, offsets: list[int]) -> tuple[list[int] | None, int]:

@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 
 from atomdiffuser.errors import ReadError
+from atomdiffuser.io._declared_size import MOST_COMPRESSION, check_declared
 from atomdiffuser.io._mapped_metadata import acquisition_fields, mapped_metadata
 from atomdiffuser.io._raw_signal import Axis, RawSignal, clean_unit, dig, length_nm, positive, time_s
 
+_ITEM_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 MOST_CHANNELS = 7
 """ImageJ's limit; some writers put every stack along its channel axis."""
 
@@ -27,6 +29,7 @@ def read_tiff(path: Path) -> list[RawSignal]:
     from rsciio.tiff import file_reader
 
     _check_whole(path)
+    _check_shapes(path)
     found = file_reader(str(path), lazy=True)
     with tifffile.TiffFile(path) as file:
         imagej = file.imagej_metadata or {} if file.is_imagej else {}
@@ -56,12 +59,29 @@ def _check_whole(path: Path) -> None:
                 seen.add(offset)
                 file.seek(offset)
                 (entries,) = struct.unpack(order + count, file.read(struct.calcsize(count)))
-                file.seek(entries * entry, 1)
+                if entries * entry > size:
+                    raise struct.error
+                for tag in struct.iter_unpack(order + f"HH{pointer}{pointer}", file.read(entries * entry)):
+                    if tag[2] * _ITEM_BYTES.get(tag[1], 1) > size:
+                        raise ReadError(
+                            f"{path}: truncated or damaged (tag {tag[0]} claims {tag[2]} values); copy it again"
+                        )
                 (offset,) = struct.unpack(order + pointer, file.read(struct.calcsize(pointer)))
         except (struct.error, OSError, OverflowError):
             raise ReadError(
                 f"{path}: truncated or damaged (page {len(seen) + 1} of it is missing); copy it again"
             ) from None
+
+
+def _check_shapes(path: Path) -> None:
+    """Raise ReadError where the pixels of a series cannot be in the file: they may be allocated at once."""
+    import tifffile
+
+    with tifffile.TiffFile(path) as file:
+        for series in file.series:
+            if series.dtype is not None:
+                ratio = 1 if series.keyframe.compression == 1 else MOST_COMPRESSION
+                check_declared(path, series.shape, series.dtype, ratio=ratio)
 
 
 def _signal(
@@ -147,6 +167,8 @@ class _Pages:
         if not one_a_frame:
             return self._whole(series)[index]
         chosen = np.arange(self.shape[0])[index[0]]
+        for k in np.atleast_1d(chosen):
+            self._check_segments(pages[int(k)])
         stack = np.stack([pages[int(k)].asarray() for k in np.atleast_1d(chosen)])
         stack = stack if np.ndim(chosen) else stack[0]
         return stack[(..., *index[1:])]
@@ -166,4 +188,17 @@ class _Pages:
         try:  # contiguous, as ImageJ writes: only what is indexed gets read
             return tifffile.memmap(self.path, series=self.series, mode="r")
         except ValueError:
+            for page in series.pages:
+                self._check_segments(page)
             return series.asarray()
+
+    def _check_segments(self, page: Any) -> None:
+        """Raise ReadError where a strip or tile of a page is not in the file, or cannot be as large."""
+        if page is None:
+            return
+        size = self.path.stat().st_size
+        for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False):
+            if (end := offset + count) > size:
+                raise ReadError(f"{self.path}: truncated or damaged (a strip of it ends at byte {end}); copy it again")
+        check_declared(self.path, page.chunks, page.dtype)
+        check_declared(self.path, (page.nbytes,), np.uint8, ratio=1 if page.compression == 1 else MOST_COMPRESSION)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from atomdiffuser.io._declared_size import check_hdf5
 from atomdiffuser.io._raw_signal import Axis, RawSignal, clean_unit, dig, number, positive
 
 
@@ -17,6 +18,7 @@ def read_velox(path: Path) -> list[RawSignal]:
     import h5py
     from rsciio.emd import file_reader
 
+    check_hdf5(path)
     # load_SI_image_stack: without it a file that also holds a spectrum image gives the first frame only
     images = file_reader(str(path), lazy=True, select_type="images", load_SI_image_stack=True)
     with h5py.File(path, "r") as file:
@@ -27,7 +29,7 @@ def read_velox(path: Path) -> list[RawSignal]:
             import dask.array as da
 
             axes = (Axis("y", "", 1.0), Axis("x", "", 1.0), Axis("X-ray energy", "keV", 1.0))
-            signals.append(RawSignal("EDS", da.zeros((1, 1, 1), dtype=np.uint16), axes))
+            signals.append(RawSignal("EDS", da.zeros((1, 1, 1), dtype=np.uint16), axes, is_decoded=False))
     return signals
 
 

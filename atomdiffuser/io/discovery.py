@@ -31,6 +31,7 @@ INSPECTION = 2
 """Raise when inspection finds other things in the same file, so that older caches are not believed."""
 
 LONGEST_SLUG = 80
+NO_FILE = "an empty folder with the name of a raw file; copy the file itself from the microscope"
 PUT_IN_FOLDER = "put the frames of a series into a subfolder of their own"
 
 
@@ -129,6 +130,8 @@ def discover(session: Path, *, results: Path, cache: Path | None = None) -> list
     drafts: list[SeriesEntry] = []
     for folder, files in _folders(session, Path(results)):
         units = [_inspected(u, session, remembered, kept) for u in _units(files)]
+        if not files and folder != session and folder.suffix.lower() in _formats.SUFFIXES:
+            drafts.append(_entry(session, _Unit((folder,)), "failed", NO_FILE))
         drafts += _entries(session, folder, [u for u in units if u is not None], settings)
     if kept != remembered:
         _write_cache(cache, kept)
@@ -301,7 +304,7 @@ def _channels(session: Path, unit: _Unit, signals: list[Mapping[str, Any]]) -> l
 
 def _single_frames(session: Path, folder: Path, units: list[_Unit], settings: SessionFile) -> list[SeriesEntry]:
     """Single-frame files of one shape as one series; odd ones out are skipped."""
-    from atomdiffuser.io._fingerprint import combined
+    from atomdiffuser.io._fingerprint import combined, fingerprint_of
 
     shapes = Counter(_shape(u) for u in units)
     shape, count = shapes.most_common(1)[0]
@@ -321,10 +324,12 @@ def _single_frames(session: Path, folder: Path, units: list[_Unit], settings: Se
     starts = [u.images[0]["started_s"] for u in frames]
     if None not in starts:
         frames = [u for _, u in sorted(zip(starts, frames, strict=True), key=lambda pair: pair[0])]
+    paths = tuple(p for u in frames for p in u.paths)
+    one_each = len(paths) == len(frames)  # otherwise the fingerprint of a frame is that of several files
     whole = _Unit(
-        paths=tuple(p for u in frames for p in u.paths),
+        paths=paths,
         size_bytes=sum(u.size_bytes for u in frames),
-        fingerprint=combined([u.fingerprint for u in frames]),
+        fingerprint=combined([u.fingerprint for u in frames]) if one_each else fingerprint_of(paths),
     )
     relative = _relative(folder, session)
     reason = _not_one_series(frames)
@@ -451,8 +456,9 @@ def _slug(text: str) -> str:
 
 
 def _printable(name: str) -> str:
-    """A name in which bytes that are no Unicode show as question marks."""
-    return name.encode("utf-8", "replace").decode()
+    """A name on one line, in which bytes that are no Unicode and control characters show as question marks."""
+    name = name.encode("utf-8", "replace").decode()
+    return "".join(c if c.isprintable() or c == " " else "?" for c in name)
 
 
 def _relative(path: Path, session: Path) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 
 from atomdiffuser.errors import AtomDiffuserError, MetadataError, NotATimeSeries, ReadError, SettingsError
 from atomdiffuser.io import _formats
+from atomdiffuser.io._declared_size import MOST_COMPRESSION, check_declared
 from atomdiffuser.io._raw_signal import (
     Axis,
     Kind,
@@ -185,9 +186,14 @@ def _load(path: Path) -> list[RawSignal]:
             )
     try:
         with quiet():
-            signals = [_checked(s) for s in _reader(found)(path)]
+            signals = [_checked(path, found, s) for s in _reader(found)(path)]
     except AtomDiffuserError:
         raise
+    except MemoryError as error:
+        _release(error)
+        raise ReadError(
+            f"{path}: needs more memory than there is ({error}); it may be damaged: copy it again, or free memory"
+        ) from error
     except Exception as error:
         _release(error)
         raise ReadError(
@@ -231,9 +237,12 @@ def _reader(name: str) -> Any:
     return reader
 
 
-def _checked(signal: RawSignal) -> RawSignal:
+def _checked(path: Path, found: str, signal: RawSignal) -> RawSignal:
     """The signal after its last frame could be read: a truncated file shows only there."""
     data = signal.data
+    stored_as_it_is = found in (_formats.DM, _formats.MRC, _formats.SER)
+    if signal.is_decoded:
+        check_declared(path, data.shape, data.dtype, ratio=1 if stored_as_it_is else MOST_COMPRESSION)
     if len(data.shape) in (2, 3) and data.dtype.names is None and 0 not in data.shape:
         np.asarray(data[-1])
     return signal

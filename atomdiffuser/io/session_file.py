@@ -33,6 +33,9 @@ from atomdiffuser.errors import SettingsError
 
 SESSION_FILE, SERIES_SHEET = "session.yaml", "series.tsv"
 
+MOST_NODES = 100_000
+"""Values in session.yaml."""
+
 _POSITIVE = {"type": "number", "exclusiveMinimum": 0}
 _POINT = {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}
 _REGION = {
@@ -224,7 +227,11 @@ def _load_yaml(path: Path) -> dict[str, Any]:
 
     Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
     try:
-        values = yaml.load(path.read_text(encoding="utf-8-sig"), Loader)
+        loader = Loader(path.read_text(encoding="utf-8-sig"))
+        node = loader.get_single_node()
+        if node is not None and _expanded_size(node, {}) > MOST_NODES:
+            raise SettingsError(f"{path.name}: its aliases stand for more than {MOST_NODES} values; write them out")
+        values = None if node is None else loader.construct_document(node)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark else ""
@@ -237,6 +244,16 @@ def _load_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise SettingsError(f"{path.name}: expected the keys `defaults` and `series`, found {type(values).__name__}")
     return {k: {} if v is None else v for k, v in values.items()}
+
+
+def _expanded_size(node: Any, known: dict[int, int]) -> int:
+    """Values that a node stands for with its aliases written out: a few lines can stand for billions."""
+    if id(node) not in known:
+        known[id(node)] = MOST_NODES + 1  # while it is being counted: a node that holds itself has no end
+        parts = node.value if isinstance(node.value, list) else ()
+        children = [n for part in parts for n in (part if isinstance(part, tuple) else (part,))]
+        known[id(node)] = 1 + sum(_expanded_size(n, known) for n in children)
+    return known[id(node)]
 
 
 def _numbers(table: Any, *, deep: bool) -> Any:

@@ -98,6 +98,11 @@ def convert(
                 writer.write(k, frame)
                 if progress is not None:
                     progress(k + 1, series.n_frames)
+        if (contents := fingerprint_of(sources)) != attributes["fingerprint"]:  # before the store takes its name
+            raise ReadError(
+                f"{sources[0]}: changed while it was read, or since the session was looked at ({contents[:8]}, "
+                f"not {attributes['fingerprint'][:8]}); wait until it is written or copied, then run again"
+            )
 
 
 def _read(series: FrameSeries, start: int, stop: int, source: Path) -> np.ndarray:

@@ -10,6 +10,7 @@ import tifffile
 from atomdiffuser._version import __version__
 from atomdiffuser.config import ConvertSettings
 from atomdiffuser.errors import NotATimeSeries, ReadError
+from atomdiffuser.io._fingerprint import file_sha256
 from atomdiffuser.io.raw_writers import write_dm4, write_velox_emd
 from atomdiffuser.io.store import read_attributes, read_frames
 from atomdiffuser.stages import convert as stage
@@ -48,14 +49,14 @@ def test_the_store_says_what_it_was_made_from(tmp_path, stack):
 def test_overrides_come_from_session_yaml(tmp_path, stack):
     write_dm4(tmp_path / "a.dm4", stack, **CALIBRATION)
     overrides = {"probe_current_pA": 55, "excluded_frames": [1], "conditions": {"temperature_K": 90}}
-    output = run([tmp_path / "a.dm4"], tmp_path, overrides=overrides, fingerprint="f" * 64)
+    output = run([tmp_path / "a.dm4"], tmp_path, overrides=overrides, fingerprint=file_sha256(tmp_path / "a.dm4"))
     series = read_frames(output)
     assert series.acquisition.probe_current_pA == 55
     assert series.acquisition.sources["probe_current_pA"] == "session.yaml"
     assert series.acquisition.sources["dwell_s"] == "file"
     assert series.excluded == (1,)
     assert read_attributes(output)["conditions"] == {"temperature_K": 90}
-    assert read_attributes(output)["fingerprint"] == "f" * 64
+    assert read_attributes(output)["fingerprint"] == file_sha256(tmp_path / "a.dm4")
 
 
 def test_a_channel_and_a_folder_of_single_frames(tmp_path, stack):

@@ -84,7 +84,7 @@ def test_ids_are_slugs_whatever_the_name(tmp_path, found, name):
     ((series_id, entry),) = found().items()
     assert set(series_id) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
     assert 0 < len(series_id) < 100
-    assert entry.name == name
+    assert entry.name == name.replace("\t", "?")
 
 
 def test_names_that_are_no_unicode(tmp_path, found):
