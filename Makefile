@@ -37,6 +37,10 @@ lint: $(STAMPS)/lint  ## check style of Python and rules, and types of the publi
 benchmark: $(STAMPS)/demo  ## measure accuracy and speed against known truth
 	@$(BIN)/python -m benchmarks $(BENCHMARK_ARGS)
 
+.PHONY: benchmark-fuzz
+benchmark-fuzz: $(STAMPS)/demo  ## read 10,000 damaged files of each raw format (FUZZ_FILES=…; an hour)
+	@FUZZ_WORKERS=$${FUZZ_WORKERS:-$(WORKERS)} $(BIN)/python -m benchmarks fuzz
+
 .PHONY: benchmark-drift
 benchmark-drift: $(STAMPS)/base $(STAMPS)/peers  ## compare drift of pairs with other registration tools
 	@$(BIN)/python -m atomdiffuser evaluate drift artefacts/benchmarks/drift

@@ -110,6 +110,8 @@ def _fuzz(workers: list[Worker], reader: str, number: int) -> dict[str, object]:
         for k in range(which, number, len(workers)):
             outcome, sentence, seconds, peak = workers[which].ask(reader, k)
             found.append((outcome, seconds, peak))
+            if k % 1000 == 999:
+                print(f"{reader}: {k + 1} of {number}", flush=True)
             if outcome not in ALLOWED or peak > MOST_BYTES / 2**20:
                 print(f"{reader} {k}: {outcome} ({seconds:.1f} s, {peak:.0f} MiB) {sentence}", flush=True)
         return found

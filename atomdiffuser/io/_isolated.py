@@ -10,6 +10,7 @@ import atexit
 import json
 import os
 import selectors
+import signal
 import subprocess
 import sys
 import threading
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from atomdiffuser.errors import ReadError
 
-LEAST_SECONDS, SECONDS_PER_BYTE = 1, 1 / 20e6
+LEAST_SECONDS, SECONDS_PER_BYTE = 0.7, 1 / 5e6
 """Processor time for a file: slow disks and other work on the machine do not count."""
 
 LONGEST_WAIT_S = 900.0
@@ -114,25 +115,20 @@ def _serve() -> None:
     answers.flush()
     for line in sys.stdin.buffer:
         path = Path(json.loads(os.fsdecode(line)))
-        _limit_seconds(LEAST_SECONDS + int(path.stat().st_size * SECONDS_PER_BYTE) if path.exists() else LEAST_SECONDS)
         try:
+            _limit_seconds(LEAST_SECONDS + path.stat().st_size * SECONDS_PER_BYTE)
             readers.inspect(path)
         except Exception:  # whoever asked reads the file too, and says what is wrong with it
             pass
+        _limit_seconds(0)
         answers.write(b"done\n")
         answers.flush()
 
 
-def _limit_seconds(seconds: int) -> None:
-    """End this process when it has worked that much longer."""
-    try:
-        import resource
-    except ImportError:  # Windows: there the wait alone is limited
-        return
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-    _, most = resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + 1 + seconds, most))
+def _limit_seconds(seconds: float) -> None:
+    """Let the system end this process when it has worked that much longer; 0: no more limit."""
+    if hasattr(signal, "setitimer"):  # not on Windows: there the wait alone is limited
+        signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
 if __name__ == "__main__":

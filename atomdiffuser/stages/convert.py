@@ -13,7 +13,7 @@ from atomdiffuser.config import ConvertSettings
 from atomdiffuser.errors import AtomDiffuserError, ReadError
 from atomdiffuser.io._fingerprint import fingerprint_of
 from atomdiffuser.io.readers import apply_overrides, quiet, read_series
-from atomdiffuser.io.store import create_frames
+from atomdiffuser.io.store import FrameWriter, create_frames
 from atomdiffuser.series import FrameSeries
 
 BATCH_BYTES = 64 * 2**20
@@ -87,22 +87,28 @@ def convert(
         pyramid_levels=settings.pyramid_levels,
         compression_level=settings.compression_level,
     ) as writer:
-        size = max(1, BATCH_BYTES // max(1, int(np.prod(series.frame_shape)) * series.frames.dtype.itemsize))
-        for start in range(0, series.n_frames, size):
-            batch = _read(series, start, start + size, sources[0])
-            for k, frame in enumerate(batch, start):
-                if frame.dtype.kind == "f" and k not in series.excluded and not np.isfinite(frame).any():
-                    raise ReadError(
-                        f"{sources[0]}: frame {k} holds no finite value; list it under excluded_frames in session.yaml"
-                    )
-                writer.write(k, frame)
-                if progress is not None:
-                    progress(k + 1, series.n_frames)
+        _copy(series, writer, sources[0], progress)
         if (contents := fingerprint_of(sources)) != attributes["fingerprint"]:  # before the store takes its name
             raise ReadError(
                 f"{sources[0]}: changed while it was read, or since the session was looked at ({contents[:8]}, "
                 f"not {attributes['fingerprint'][:8]}); wait until it is written or copied, then run again"
             )
+
+
+def _copy(
+    series: FrameSeries, writer: FrameWriter, source: Path, progress: Callable[[int, int], None] | None
+) -> None:
+    size = max(1, BATCH_BYTES // max(1, int(np.prod(series.frame_shape)) * series.frames.dtype.itemsize))
+    for start in range(0, series.n_frames, size):
+        batch = _read(series, start, start + size, source)
+        for k, frame in enumerate(batch, start):
+            if frame.dtype.kind == "f" and k not in series.excluded and not np.isfinite(frame).any():
+                raise ReadError(
+                    f"{source}: frame {k} holds no finite value; list it under excluded_frames in session.yaml"
+                )
+            writer.write(k, frame)
+            if progress is not None:
+                progress(k + 1, series.n_frames)
 
 
 def _read(series: FrameSeries, start: int, stop: int, source: Path) -> np.ndarray:

@@ -73,8 +73,8 @@ def session_folders(config: Mapping[str, Any], current: Path, *, directory: str 
         if not os.access(folder, os.W_OK):
             raise SettingsError(f"results: {folder} cannot be written; {_elsewhere()}")
     folders = SessionFolders(session=session, results=results, working=working)
-    if "{" in folders.prefix():
-        raise SettingsError(f"results: {results} has a brace, which Snakemake would expand; leave out --directory")
+    if set("{<") & set(folders.prefix()):
+        raise SettingsError(f"results: {results} has a brace or an angle, which Snakemake would expand; leave out --directory")
     return folders
 
 

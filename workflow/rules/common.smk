@@ -106,8 +106,8 @@ def raw_files(wildcards):
 
 
 def trackable_raw_files(wildcards):
-    """Those that Snakemake can list as inputs: it would take {braces} in a name for a wildcard."""
-    return [path for path in raw_files(wildcards) if "{" not in path]
+    """Those that Snakemake can list as inputs: it would take {braces} and <angles> in a name for its own."""
+    return [path for path in raw_files(wildcards) if not set("{<") & set(path)]
 
 
 def names_of_series(wildcards):
@@ -144,7 +144,7 @@ def region_files(wildcards):
     """Files of a series' regions that are there; the job says what is wrong with the others."""
     given = SERIES[wildcards.series].overrides.get("regions", ())
     paths = [FOLDERS.session / region["file"] for region in given if "file" in region]
-    return [FOLDERS.relative(path) for path in paths if path.is_file() and "{" not in str(path)]
+    return [FOLDERS.relative(path) for path in paths if path.is_file() and not set("{<") & set(str(path))]
 
 
 def names_of_report(wildcards):
