@@ -74,7 +74,7 @@ def session_folders(config: Mapping[str, Any], current: Path, *, directory: str 
             raise SettingsError(f"results: {folder} cannot be written; {_elsewhere()}")
     folders = SessionFolders(session=session, results=results, working=working)
     if set("{<") & set(folders.prefix()):
-        raise SettingsError(f"results: {results} has a brace or an angle, which Snakemake would expand; leave out --directory")
+        raise SettingsError(f"results: {results} has a brace or angle, which Snakemake expands; leave out --directory")
     return folders
 
 

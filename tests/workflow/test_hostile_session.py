@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -33,23 +34,25 @@ def test_the_good_series_is_analysed_and_each_bad_one_says_why(tmp_path: Path) -
     (folder / "forged <b>.mrc").write_bytes(mrc)
     (folder / "loop.tif").symlink_to("loop.tif")
     (folder / "round").symlink_to(folder)
+    os.mkfifo(folder / "pipe.ser")
     raw = {p: p.read_bytes() for p in folder.iterdir() if p.is_file()}
 
     run = Session(folder).run()
 
     assert run.code != 0 and "Traceback" not in run.said and "\x1b[31m" not in run.said
-    assert "1 series analysed, 4 failed, 0 skipped" in run.said
+    assert "1 series analysed, 5 failed, 0 skipped" in run.said
     assert {p: p.read_bytes() for p in raw} == raw
     assert not list(tmp_path.rglob("pwned"))
     results = folder / "results"
-    assert {p.name for p in folder.iterdir()} - {p.name for p in raw} <= {"results", ".snakemake", "loop.tif", "round"}
+    new = {p.name for p in folder.iterdir()} - {p.name for p in raw} - {"loop.tif", "round", "pipe.ser"}
+    assert new <= {"results", ".snakemake"}
     states = {p.parent.name: json.loads(p.read_text()) for p in results.glob("*/status.json")}
-    assert sorted(s["state"] for s in states.values()) == ["failed"] * 4 + ["ok"]
+    assert sorted(s["state"] for s in states.values()) == ["failed"] * 5 + ["ok"]
     for name, status in states.items():
         assert "\n" not in status["reason"] and "Traceback" not in status["reason"]
         assert status["state"] == "ok" or (results / name / "logs" / "convert.log").is_file()
     with (results / "summary.csv").open(encoding="utf-8") as file:
-        assert len(list(csv.DictReader(file))) == 5
+        assert len(list(csv.DictReader(file))) == 6
     for page in (results / "summary.html", *results.glob("*/report.html")):
         text = page.read_text(encoding="utf-8")
         assert "<img src=x" not in text and "forged <b>" not in text and "onerror=alert" in text.replace("&#61;", "=")

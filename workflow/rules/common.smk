@@ -106,8 +106,11 @@ def raw_files(wildcards):
 
 
 def trackable_raw_files(wildcards):
-    """Those that Snakemake can list as inputs: it would take {braces} and <angles> in a name for its own."""
-    return [path for path in raw_files(wildcards) if not set("{<") & set(path)]
+    """Those that Snakemake can list as inputs: it would take {braces} and <angles> in a name for its own, wait for what
+    a dangling link names, and open a pipe. The job says what is wrong with such files.
+    """
+    there = [os.path.isfile(p) or os.path.isdir(p) for p in (FOLDERS.working / path for path in raw_files(wildcards))]
+    return [p for p, is_there in zip(raw_files(wildcards), there) if is_there and not set("{<") & set(p)]
 
 
 def names_of_series(wildcards):
