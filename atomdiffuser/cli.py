@@ -49,7 +49,7 @@ for command in (train, evaluate, export, completion):
 
 
 @main.command()
-@click.argument("raw", nargs=-1, required=True, type=INPUT)
+@click.argument("raw", nargs=-1, required=True, type=PATH)
 @click.argument("frames", type=STORE)
 @click.option("--series-id", help="Slug that names the series; default: the name of the folder of FRAMES.")
 @click.option("--name", help="Name for display; default: the raw file's.")
