@@ -25,6 +25,7 @@ SIGNIFICANT_MISFIT = 0.01
 REACHED = 1.05  # F_c up to this many times the largest fluence is measured rather than extrapolated
 EXPONENTIAL, LINEAR = MODELS.index("exponential"), MODELS.index("linear")
 EXTRAPOLATING = np.array([not name.endswith("+offset") for name in MODELS])  # a residue is not seen before its time
+LEAST_ALLOWANCE = 0.1  # of the noise's own share in a bound, however much the signal seems to grow
 LIKELY = 0.1  # weight from which a curve has a say in a bound
 TREND_SHARE = 0.9  # of the level that the test for a monotone change gets; the rest sees what wanders
 PER_1000 = 1e5  # rate per unit of fluence → % per 1,000
@@ -180,7 +181,9 @@ def _fluences(fits, weight, again, again_weight, n, x, span, least_share) -> tup
     likely = np.arange(len(MODELS)) == LINEAR
     if math.isfinite(least_share):  # a change that is seen may be seen to accelerate
         likely |= EXTRAPOLATING & (weight[:, 0] > LIKELY)
-    upper = (fits.rate()[:, 0] + Z95 * again.rate().std(1))[likely].max()
+    # Where growth just cancels the noise, 1/upper would be a number without end and without meaning.
+    allowance = Z95 * again.rate().std(1)
+    upper = np.maximum(fits.rate()[:, 0] + allowance, LEAST_ALLOWANCE * allowance)[likely].max()
     bound = 1 / upper if upper > 0 else math.inf
     return Estimate(bound, bound, math.inf), NOTHING, True
 
