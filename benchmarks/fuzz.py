@@ -51,6 +51,8 @@ class Worker:
             process.kill()
             answer = None if answer is None else f"exit code {process.wait()}"
             process.wait()
+            process.stdin.close()
+            process.stdout.close()
             self.process = None
         return answer
 
@@ -58,6 +60,7 @@ class Worker:
         if self.process is not None:
             self.process.stdin.close()
             self.process.wait()
+            self.process.stdout.close()
 
     def _running(self) -> subprocess.Popen[str]:
         if self.process is None:
