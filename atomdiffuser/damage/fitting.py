@@ -18,6 +18,7 @@ from atomdiffuser.damage.verdicts import (
     SIGNIFICANCE,
     detection_limit_percent,
     holm,
+    may_be_nothing,
     mechanism,
     nothing_to_say,
     usable_text,
@@ -77,7 +78,10 @@ def fit_regions(
         n_px = int(sizes[r])
         nothing = nothing_to_say(n_px, settings.min_region_px, _share_of_signal(measured, r))
         enough = not nothing
-        changed = {w: bool(enough and q < SIGNIFICANCE) for w, q in zip(WITNESSES, p, strict=True)}
+        changed = {
+            w: bool(enough and q < SIGNIFICANCE and not may_be_nothing(described[w]))
+            for w, q in zip(WITNESSES, p, strict=True)
+        }
         pretended = 2 * gain.ambiguity_percent(x[:, r])
         name = mechanism(described, changed, pretended) if enough else "unclear"
         for witness, p_corrected in zip(WITNESSES, p, strict=True):

@@ -53,6 +53,11 @@ def usable_text(usable: tuple[int, int]) -> str:
     return f"sum frames {first}–{last}" if last > first else f"use frame {first} alone"
 
 
+def may_be_nothing(kinetics: SignalKinetics) -> bool:
+    """Whether the interval of the loss holds zero: then no test makes a change of it."""
+    return kinetics.loss.lo95 <= 0 <= kinetics.loss.hi95
+
+
 def detection_limit_percent(kinetics: SignalKinetics) -> float:
     """Largest change, in either direction, that the interval of the loss still allows [%]."""
     ends = [abs(e) for e in (kinetics.loss.lo95, kinetics.loss.hi95) if math.isfinite(e)]

@@ -1,6 +1,7 @@
 """The same input gives the same numbers: bit for bit on one processor, to 1e-6 whatever the threads and batches.
 
-The 1e-6 are of a pixel, of a ratio, or of the largest number of a column.
+The 1e-6 are of a pixel, of a ratio, or of the largest number of a column. Fitted fluences and their p-values get ten
+times that: where a region has lost a few per cent, F_c divides the rounding of the loss by that loss.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from atomdiffuser.stages.simulate import simulate
 
 TABLES = ("pairs.parquet", "trajectory.parquet", "damage.parquet", "critical_fluence.csv", "exposure.csv")
 RTOL = 1e-6
+NUMBER = r"[0-9][0-9.,]*(e[+-]?[0-9]+)?"
+FITTED, FITTED_RTOL = "critical_fluence.csv", 1e-5
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +83,14 @@ def assert_same(found: Results, expected: Results, rtol: float) -> None:
         if values.dtype.kind == "f" and rtol:
             # a millionth of a pixel or of a ratio; where the numbers are large, such as fluences, of the largest
             known = values[np.isfinite(values)]
-            atol = rtol * float(np.abs(known).max(initial=1.0))
-            np.testing.assert_allclose(found[name], values, rtol=rtol, atol=atol, err_msg=name)
+            allowed = FITTED_RTOL if name.startswith(FITTED) else rtol
+            atol = allowed * float(np.abs(known).max(initial=1.0))
+            np.testing.assert_allclose(found[name], values, rtol=allowed, atol=atol, err_msg=name)
         else:
-            pd.testing.assert_series_equal(
-                pd.Series(found[name].ravel()), pd.Series(values.ravel()), check_exact=True, obj=name
-            )
+            pairs = (pd.Series(found[name].ravel()), pd.Series(values.ravel()))
+            if rtol and values.dtype.kind == "O":  # sentences whose numbers are judged in their own columns
+                pairs = tuple(p.astype(str).str.replace(NUMBER, "#", regex=True) for p in pairs)
+            pd.testing.assert_series_equal(*pairs, check_exact=True, obj=name)
 
 
 def test_again_with_the_same_threads_every_number_is_the_same_to_the_last_bit(analyse, once) -> None:
