@@ -290,6 +290,13 @@ def test_what_does_not_change_has_a_bound_that_holds(fits) -> None:
     assert (intensity["usable_text"] == f"sum frames 0–{N - 1}").all()
 
 
+def test_what_may_be_nothing_is_claimed_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("atomdiffuser.damage.fitting.may_be_nothing", lambda kinetics: True)
+    rows = fitted(simulated(witness="both"))
+    assert not rows["changed"].any() and (rows["mechanism"] == "none").all()
+    assert rows["verdict"].str.contains("no change").all()
+
+
 def test_loss_of_mass_is_told_from_amorphisation() -> None:
     rows = fitted(simulated(witness="both"))
     assert (rows["mechanism"] == "mass loss").all()
