@@ -25,6 +25,7 @@ def damaged_file(reader: str, number: int, seeds: list[Path], folder: Path) -> P
     data = source.read_bytes()
     other = chance.choice(seeds).read_bytes()
     path = folder / f"damaged_1{source.suffix}"
+    path.unlink(missing_ok=True)  # a new file: what one of HDF5 left open would be read in place of the next
     path.write_bytes(mutate(data, fields_of(reader, data), other, chance))
     return path
 

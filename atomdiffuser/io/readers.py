@@ -6,13 +6,13 @@ import difflib
 import gc
 import logging
 import re
-import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -187,7 +187,8 @@ def _load(path: Path) -> list[RawSignal]:
     try:
         with quiet():
             signals = [_checked(path, found, s) for s in _reader(found)(path)]
-    except AtomDiffuserError:
+    except AtomDiffuserError as error:
+        _release(error)
         raise
     except MemoryError as error:
         _release(error)
@@ -206,10 +207,20 @@ def _load(path: Path) -> list[RawSignal]:
 
 
 def _release(error: BaseException | None) -> None:
-    """Close what a failed reader left open in the frames of its traceback."""
+    """Close what a failed reader left open in the frames of its traceback.
+
+    A file of HDF5 that stays open would be taken for the one that is copied over it.
+    """
     with quiet():
         while error is not None:
-            traceback.clear_frames(error.__traceback__)
+            trace = error.__traceback__
+            while trace is not None:
+                frame: FrameType | None = trace.tb_frame
+                while frame is not None:  # also those that dask takes out of its tracebacks
+                    with suppress(RuntimeError):  # still at work
+                        frame.clear()
+                    frame = frame.f_back
+                trace = trace.tb_next
             error = error.__cause__ or error.__context__
         gc.collect()
 

@@ -29,8 +29,10 @@ from bad_files import (
 from click.testing import CliRunner
 
 from atomdiffuser.cli import main
+from atomdiffuser.errors import ReadError
 from atomdiffuser.io.discovery import SeriesEntry, discover
 from atomdiffuser.io.raw_writers import write_dm4
+from atomdiffuser.io.readers import inspect, read_series
 from atomdiffuser.io.status import read_status
 from atomdiffuser.io.store import read_frames
 
@@ -451,6 +453,29 @@ def test_a_damaged_frame_in_the_middle(session: Path) -> None:
     assert code == 1 and "a.tif: truncated or damaged (a strip" in said and len(said.strip().splitlines()) == 1
     assert read_status(results / "status.json").state == "failed"
     assert not (results / "frames.ome.zarr").exists()
+
+
+@pytest.mark.fault(
+    fault="a damaged EMD file over which the sound one is copied, while the program goes on",
+    happens="nothing of the damaged one stays open, so the sound one is read",
+    user_sees="the error once, then the frames",
+)
+def test_a_damaged_file_does_not_stay_open(tmp_path: Path) -> None:
+    """HDF5 takes one file for another that has its place on the disk, as long as it is open."""
+    path = tmp_path / "a.emd"
+    write_ncem(path, STACK, shape=STACK.shape, dtype="u2", chunks=(1, 12, 16), compression="gzip")
+    with h5py.File(path, "a") as file:
+        file["data/stack/data"][...] = STACK
+        chunk = file["data/stack/data"].id.get_chunk_info(2)
+    sound = path.read_bytes()
+    path.write_bytes(sound[: chunk.byte_offset] + bytes(chunk.size) + sound[chunk.byte_offset + chunk.size :])
+    before = h5py.h5f.get_obj_count(h5py.h5f.OBJ_ALL, h5py.h5f.OBJ_FILE | h5py.h5f.OBJ_DATASET)
+    with pytest.raises(ReadError, match=r"a\.emd: cannot be read as NCEM EMD .* copy it again"):
+        inspect(path)
+    assert h5py.h5f.get_obj_count(h5py.h5f.OBJ_ALL, h5py.h5f.OBJ_FILE | h5py.h5f.OBJ_DATASET) == before
+    with path.open("r+b") as file:  # as cp does: the same file on the disk
+        file.write(sound)
+    np.testing.assert_array_equal(read_series(path).frames.compute(), STACK)
 
 
 # ------------------------------------------------------------------------------------------------- calibrations
