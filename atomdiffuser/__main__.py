@@ -1,11 +1,23 @@
-"""`python -m atomdiffuser`: the same as the `atomdiffuser` command."""
+"""The `atomdiffuser` command, also as `python -m atomdiffuser`."""
 
 import sys
 
-try:
-    from atomdiffuser.cli import main
-except KeyboardInterrupt:  # Ctrl-C while a job starts is no error to trace
-    sys.exit(130)
+
+def run() -> None:
+    """Run the command line; Ctrl-C while it starts, or as it leaves, is no error to trace."""
+    try:
+        from atomdiffuser.interrupts import leave_interrupts, take_interrupts
+
+        take_interrupts()
+        from atomdiffuser.cli import main
+
+        try:
+            main(prog_name="atomdiffuser")
+        finally:
+            leave_interrupts()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
 
 if __name__ == "__main__":
-    main(prog_name="atomdiffuser")
+    run()

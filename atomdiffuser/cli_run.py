@@ -6,7 +6,6 @@ import errno
 import logging
 import os
 import signal
-import subprocess
 import sys
 import time
 import warnings
@@ -20,6 +19,7 @@ import rich_click as click
 from atomdiffuser.cli_options import PATH, set_threads
 from atomdiffuser.cli_progress import IN_JOB, Progress, progress_of
 from atomdiffuser.errors import AtomDiffuserError
+from atomdiffuser.interrupts import ending_in_order, run_to_its_end
 from atomdiffuser.io.locks import holding
 
 DEBUG = "ATOMDIFFUSER_DEBUG"
@@ -85,24 +85,6 @@ def run_stage(
         with progress_of(stage, label) as progress:
             work(progress)
     click.echo(f"{label}: done in {time.monotonic() - started:.1f} s", err=True)
-
-
-@contextmanager
-def ending_in_order() -> Iterator[None]:
-    """Meanwhile SIGTERM, as from a cluster at its time limit, ends like Ctrl-C: what is half written is removed."""
-
-    def stop(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # only the main thread may
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
@@ -192,10 +174,10 @@ def run_workflow(
     config = [f"session={session.absolute()}", *([f"results={results.absolute()}"] if results else []), *given]
     # --config takes all that follows, so options of the caller go before it
     command = [
-        sys.executable, "-m", "snakemake", "--snakefile", str(snakefile), "--cores", cores, *options,
-        "--config", *config,
+        sys.executable, "-m", "atomdiffuser.workflow.snakemake_process", "--snakefile", str(snakefile),
+        "--cores", cores, *options, "--config", *config,
     ]  # fmt: skip
-    code = _patiently(command, **({"stdout": sys.stderr} if quiet else {}))
+    code = run_to_its_end(command, **({"stdout": sys.stderr} if quiet else {}))
     page = (results or session / "results").absolute() / "summary.html"
     planned = {"-n", "--dry-run", "--dryrun"} & set(options)
     if code == 0 and page.is_file() and not quiet and not planned:
@@ -223,22 +205,6 @@ def split_config(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             taking = False
             options.append(argument)
     return options, config
-
-
-def _patiently(command: Sequence[str], **options: Any) -> int:
-    """Run a program to its end; it gets Ctrl-C from the terminal itself, and SIGTERM passed on, and ends in order."""
-    process = subprocess.Popen(command, **options)
-    before = signal.signal(signal.SIGTERM, lambda number, frame: process.send_signal(number))
-    interrupted = False
-    try:
-        while True:
-            try:
-                code = process.wait()
-                return 130 if interrupted else code
-            except KeyboardInterrupt:
-                interrupted = True
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def write_demo(session: Path, *, seed: int) -> None:

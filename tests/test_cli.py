@@ -281,7 +281,7 @@ def test_run_without_the_workflow_says_where_it_is(monkeypatch: pytest.MonkeyPat
 
 def test_run_passes_the_session_and_further_arguments_to_snakemake(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[list[str]] = []
-    monkeypatch.setattr(cli_run, "_patiently", lambda command, **_: calls.append(command) or 3)
+    monkeypatch.setattr(cli_run, "run_to_its_end", lambda command, **_: calls.append(command) or 3)
     Path("my session").mkdir()
     result = call("run", "my session", "--cores", "2", "--", "--use-conda", "--dry-run")
     assert result.exit_code == 3

@@ -45,7 +45,7 @@ def snakemake(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         (results / "summary.html").touch()
         return 1
 
-    monkeypatch.setattr(cli_run, "_patiently", run)
+    monkeypatch.setattr(cli_run, "run_to_its_end", run)
     return calls
 
 

@@ -7,12 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import click
 import pytest
 
-from atomdiffuser.cli_run import ending_in_order, logging_to, one_sentence, run_stage
+from atomdiffuser.cli_run import logging_to, one_sentence, run_stage
+from atomdiffuser.interrupts import ENDING, INTERRUPTED, ending_in_order
 from atomdiffuser.io.replacing import replacing_file
 
 PROGRAM = """
@@ -23,22 +25,27 @@ def stop(number, frame):
     sys.exit(3)
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, stop)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 print("ready", flush=True)
 time.sleep(60)
 """
+PACKAGE = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+
+
+def program(*arguments: str, cwd: Path | None = None) -> subprocess.Popen[str]:
+    """Python as a shell in a terminal starts it: a process group of its own, which Ctrl-C is for."""
+    return subprocess.Popen(
+        [sys.executable, *arguments], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=PACKAGE,
+        start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(("number", "to_group", "code"), [(signal.SIGINT, True, 130), (signal.SIGTERM, False, 3)])
 def test_snakemake_is_given_the_time_to_end(tmp_path: Path, number: signal.Signals, to_group: bool, code: int) -> None:
     (tmp_path / "program.py").write_text(PROGRAM)
-    script = (
-        "import sys; from atomdiffuser.cli_run import _patiently; sys.exit(_patiently([sys.executable, 'program.py']))"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-    ) as process:  # fmt: skip
+    script = "import sys; from atomdiffuser.interrupts import run_to_its_end as run; "
+    script += "sys.exit(run([sys.executable, 'program.py']))"
+    with program("-c", script, cwd=tmp_path) as process:
         assert process.stdout.readline() == "ready\n"
         (os.killpg if to_group else os.kill)(process.pid, number)
         assert process.wait(timeout=60) == code
@@ -59,6 +66,77 @@ def test_sigterm_ends_a_stage_like_ctrl_c_and_nothing_half_written_stays(
     assert capsys.readouterr().err == "align: interrupted\n"
     assert list(tmp_path.iterdir()) == []
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_second_signal_does_not_disturb_the_end_that_the_first_began(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended: list[str] = []
+
+    def work(progress: object) -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.raise_signal(number)
+                ended.append(number.name)
+
+    with pytest.raises(click.exceptions.Exit):
+        run_stage("align", work, threads=1)
+    assert capsys.readouterr().err == "align: interrupted\n" and ended == ["SIGINT", "SIGTERM"]
+
+
+def test_the_second_ctrl_c_is_answered_and_the_third_leaves() -> None:
+    script = """
+import time
+from atomdiffuser.interrupts import end_run_in_order
+end_run_in_order()
+try:
+    print("ready", flush=True)
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("ends", flush=True)
+time.sleep(60)
+"""
+    with program("-c", script) as process:
+        for answer in ("ready\n", "ends\n", "\n"):
+            assert process.stdout.readline() == answer
+            os.killpg(process.pid, signal.SIGINT)
+        rest = process.stdout.read()
+    assert rest == f"{ENDING}\n{INTERRUPTED}\n".lstrip("\n")
+    assert process.returncode == -signal.SIGINT
+
+
+def test_a_program_that_is_only_starting_takes_ctrl_c_when_it_is_ready() -> None:
+    script = """
+import subprocess, sys
+from atomdiffuser.interrupts import interrupts_held
+child = "import os, signal; from atomdiffuser.interrupts import take_interrupts as take"
+child += "; os.kill(os.getpid(), signal.SIGINT); print('starts', flush=True); take(); print('never')"
+with interrupts_held():
+    process = subprocess.Popen([sys.executable, "-c", child], stderr=subprocess.DEVNULL)
+print(process.wait(), flush=True)
+"""
+    with program("-c", script) as process:
+        assert process.communicate(timeout=60)[0] == f"starts\n{-signal.SIGINT}\n"
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.02, 0.04, 0.08, 0.16, 0.32])
+def test_ctrl_c_while_a_job_starts_shows_nothing(after_s: float) -> None:
+    """As the workflow starts its jobs; without `env` the first of these fall into the start of Python itself."""
+    shell = "env --block-signal=INT true 2>/dev/null || exit 77; echo starts; "
+    shell += f"exec env --block-signal=INT {sys.executable} -m atomdiffuser convert nothing.dm4 frames"
+    with subprocess.Popen(
+        ["sh", "-c", shell], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), env=PACKAGE,
+    ) as process:  # fmt: skip
+        if not process.stdout.readline():
+            pytest.skip("env of GNU coreutils is needed to hold back a signal")
+        time.sleep(after_s)
+        os.killpg(process.pid, signal.SIGINT)
+        said = process.communicate(timeout=60)[0]
+    assert "Traceback" not in said and "Fatal" not in said
+    assert process.returncode in (1, 130, -signal.SIGINT)
 
 
 def test_a_thread_that_is_not_the_main_one_leaves_signals_alone() -> None:

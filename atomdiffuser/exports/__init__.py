@@ -72,9 +72,9 @@ def export(
         raise SettingsError(f"{output}: {fitting}; {source.name} is what was given")
     output.parent.mkdir(parents=True, exist_ok=True)
     if suffix == ".csv":
-        from atomdiffuser.io.tables import read_table
+        from atomdiffuser.io.tables import plain_text, read_table
 
-        read_table(source).to_csv(output, index=False)
+        plain_text(read_table(source)).to_csv(output, index=False)
         return output
     stack = open_stack(source, map_name=map_name, frames=frames)
     if suffix == ".mrc":

@@ -10,6 +10,7 @@ import atexit
 import json
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import threading
 from pathlib import Path
 
 from atomdiffuser.errors import ReadError
+from atomdiffuser.interrupts import interrupts_held
 
 LEAST_SECONDS, SECONDS_PER_BYTE = 1.5, 1 / 5e6
 """Processor time for a file: slow disks and other work on the machine do not count."""
@@ -54,17 +56,19 @@ class _Helper:
 
     def survives(self, path: Path) -> bool:
         """Whether the process is still there after reading the file."""
-        if self.process is None or self.process.poll() is not None:
-            self._start()
-        assert self.process is not None and self.process.stdin is not None
+        answer = b""
         try:
+            if self.process is None or self.process.poll() is not None:
+                self._start()
+            assert self.process is not None and self.process.stdin is not None
             self.process.stdin.write(os.fsencode(json.dumps(os.fspath(path.absolute()))) + b"\n")
             self.process.stdin.flush()
             answer = self._line()
         except BrokenPipeError:
-            answer = b""
-        if not answer:
-            self.close()
+            pass
+        finally:  # an answer that comes after an interruption would be taken for that of the next file
+            if not answer:
+                self.close()
         return bool(answer)
 
     def close(self) -> None:
@@ -83,13 +87,18 @@ class _Helper:
         self.close()
         package = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(p for p in (package, os.environ.get("PYTHONPATH", "")) if p)
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "atomdiffuser.io._isolated"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": path},
-        )  # fmt: skip
-        if self._line() != b"ready\n":
-            raise ReadError("a second process that reads HDF5 files could not be started; free memory and run again")
+        # removed by whichever of the two processes is left
+        with tempfile.TemporaryDirectory(prefix="atomdiffuser-", ignore_cleanup_errors=True) as folder:
+            with interrupts_held():  # and never taken: Ctrl-C is for this process, and that one ends with it
+                self.process = subprocess.Popen(
+                    [sys.executable, "-m", "atomdiffuser.io._isolated", folder],
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                    env={**os.environ, "PYTHONPATH": path},
+                )  # fmt: skip
+            if self._line() != b"ready\n":
+                raise ReadError(
+                    "a second process that reads HDF5 files could not be started; free memory and run again"
+                )
 
     def _line(self) -> bytes:
         assert self.process is not None and self.process.stdout is not None
@@ -99,10 +108,22 @@ class _Helper:
 
 
 _helper = _Helper()
-atexit.register(_helper.close)
+_of_parents: list[_Helper] = []
 
 
-def _serve() -> None:
+def _start_anew() -> None:
+    """Leave the helper to the parent process; two that write to one pipe would take each other's answers."""
+    global _helper, _lock
+    _of_parents.append(_helper)
+    _helper, _lock = _Helper(), threading.Lock()
+
+
+atexit.register(lambda: _helper.close())
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_anew)
+
+
+def _serve(folder: Path) -> None:
     """Read every file named on stdin; the answer says only that this process is still there."""
     global _inside
     _inside = True
@@ -111,7 +132,7 @@ def _serve() -> None:
     from atomdiffuser.io import readers
 
     dask.config.set(scheduler="synchronous")
-    _warm_up()
+    _warm_up(folder)
     answers = os.fdopen(os.dup(1), "wb")
     answers.write(b"ready\n")
     answers.flush()
@@ -127,18 +148,18 @@ def _serve() -> None:
         answers.flush()
 
 
-def _warm_up() -> None:
+def _warm_up(folder: Path) -> None:
     """Import all that reading takes, which is most of the time of a first file and would count for it."""
     import numpy as np
 
     from atomdiffuser.io import readers
     from atomdiffuser.io.raw_writers import write_velox_emd
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "first.emd"
-        known = dict(beam_energy_kV=200.0, probe_current_pA=30.0, dwell_s=1e-6)
-        write_velox_emd(path, np.zeros((2, 8, 8), np.uint16), frame_time_s=1.0, pixel_size_nm=0.02, **known)
-        readers.inspect(path)
+    path = folder / "first.emd"
+    known = dict(beam_energy_kV=200.0, probe_current_pA=30.0, dwell_s=1e-6)
+    write_velox_emd(path, np.zeros((2, 8, 8), np.uint16), frame_time_s=1.0, pixel_size_nm=0.02, **known)
+    readers.inspect(path)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _limit_seconds(seconds: float) -> None:
@@ -151,4 +172,4 @@ if __name__ == "__main__":
     # as a module of its own name, so that the readers see that they are inside
     from atomdiffuser.io import _isolated
 
-    _isolated._serve()
+    _isolated._serve(Path(sys.argv[1]))

@@ -221,8 +221,7 @@ def _look(unit: _Unit, promised: bool) -> dict[str, Any]:
         found["signals"] = json.loads(json.dumps([asdict(s) for s in inspect(unit.paths[0])]))
         _weigh_channels(unit.paths[0], found["signals"])
     except AtomDiffuserError as error:
-        if not promised:
-            return {**found, "ignored": True}
+        found["ignored"] = not promised
         found["error"] = str(error).removeprefix(f"{unit.paths[0]}: ")
     return found
 

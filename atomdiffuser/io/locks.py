@@ -58,7 +58,11 @@ def holding(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
     except LockTaken:
         on_wait()
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except BaseException:
+            os.close(descriptor)
+            raise
     try:
         yield
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import itertools
 import os
 import platform
 import time
@@ -13,6 +14,11 @@ from pathlib import Path
 
 LEFT_BEHIND_S = 60.0
 """A temporary file of this age was left by a process that was killed: writing one takes less."""
+
+LEFT_BEHIND_ELSEWHERE_S = 86400.0
+"""The same for one of another machine (each container is one), whose processes and clock are not seen from here."""
+
+_number = itertools.count()
 
 
 @contextmanager
@@ -25,12 +31,17 @@ def replacing_file(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # short enough for any name that the file system takes; process numbers mean something on their own machine only
-    start = f".{path.name[:40]}.{hashlib.sha256(platform.node().encode()).hexdigest()[:8]}"
-    for leftover in path.parent.glob(f"{glob.escape(start)}.*.partial"):
+    start, here = f".{path.name[:40]}.", hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+    for leftover in path.parent.glob(f"{glob.escape(start)}{'[0-9a-f]' * 8}.*.partial"):
         with suppress(OSError):
-            if not _alive(leftover) or time.time() - leftover.stat().st_mtime > LEFT_BEHIND_S:
+            age_s = time.time() - leftover.stat().st_mtime
+            if leftover.name.startswith(f"{start}{here}."):
+                if not _alive(leftover) or age_s > LEFT_BEHIND_S:
+                    leftover.unlink()
+            elif age_s > LEFT_BEHIND_ELSEWHERE_S:
                 leftover.unlink()
-    temporary = path.with_name(f"{start}.{os.getpid()}.partial")
+    # numbered, as long names that begin alike, and threads, may be written at a time
+    temporary = path.with_name(f"{start}{here}.{os.getpid()}-{next(_number)}.partial")
     try:
         yield temporary
         os.replace(temporary, path)
@@ -41,7 +52,7 @@ def replacing_file(path: str | Path) -> Iterator[Path]:
 
 def _alive(temporary: Path) -> bool:
     """Whether the process that writes a temporary file is still there; its number is in the name."""
-    number = temporary.name.split(".")[-2]
+    number = temporary.name.split(".")[-2].split("-")[0]
     try:
         os.kill(int(number), 0)
     except ProcessLookupError:

@@ -372,6 +372,8 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     path = Path(path)
     partial, old = (path.with_name(f".{path.name}.{suffix}") for suffix in ("partial", "old"))
     path.parent.mkdir(parents=True, exist_ok=True)
+    if not (path.is_symlink() or path.exists()) and old.exists():  # killed between the two renames below
+        os.rename(old, path)
     for leftover in (partial, old):
         remove(leftover)
     try:

@@ -301,6 +301,8 @@ FREE_KINDS = ("summary", "benchmark")
 """Kinds whose columns are described where they are written: pass `columns={name: (description, unit)}`."""
 
 _TYPES = {"i": "integer", "u": "integer", "f": "float", "b": "boolean"}
+_COMPUTED = ("=", "+", "-", "@", "\t", "\r", "'")
+"""How text begins that a spreadsheet takes for a formula, and the apostrophe itself, so that it comes back."""
 _READ_AS = {"integer": np.int64, "float": np.float64}
 
 STAGE_OF_KIND = {
@@ -359,9 +361,21 @@ def write_table(
         with replacing_file(_sidecar(path)) as temporary:
             temporary.write_bytes(text)
         with replacing_file(path) as temporary:
-            frame.to_csv(temporary, index=False, na_rep="nan", lineterminator="\n", encoding="utf-8")
+            plain_text(frame).to_csv(temporary, index=False, na_rep="nan", lineterminator="\n", encoding="utf-8")
     else:
         raise StoreError(f"{path}: tables are .parquet or .csv, not {path.suffix!r}")
+
+
+def plain_text(frame: pd.DataFrame) -> pd.DataFrame:
+    """The table as CSV may hold it: text that a spreadsheet would compute has an apostrophe before it.
+
+    Names of files and regions are whatever someone called them, `=HYPERLINK(…)` included. `read_table` takes the
+    apostrophe away again.
+    """
+    plain = frame.copy()
+    for name in (str(c) for c in frame.columns if frame[c].dtype.kind not in _TYPES):
+        plain[name] = [f"'{v}" if isinstance(v, str) and v.startswith(_COMPUTED) else v for v in frame[name]]
+    return plain
 
 
 def write_table_twice(
@@ -429,7 +443,9 @@ def _read_csv(path: Path) -> pd.DataFrame:
     for name, kind in types.items():
         if kind == "boolean":
             frame[name] = frame[name] == "True"
-        elif kind != "text":
+        elif kind == "text":
+            frame[name] = frame[name].str.removeprefix("'")
+        else:
             frame[name] = frame[name].to_numpy(dtype=str).astype(_READ_AS[kind])
     frame.attrs = attributes
     return frame

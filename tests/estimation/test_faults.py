@@ -41,7 +41,29 @@ def unknown_pixels(frame: np.ndarray) -> np.ndarray:
     return frame
 
 
-FAULTS = [hot_pixels, dead_rows, saturated_column, missing_rows, unknown_pixels]
+FAULTS = [
+    pytest.param(hot_pixels, marks=pytest.mark.fault(
+        fault="hot pixels in the same places of all frames",
+        happens="found and filled from around, without a say in the drift", user_sees="nothing",
+    )),
+    pytest.param(dead_rows, marks=pytest.mark.fault(
+        fault="dead rows or columns of the detector or scan",
+        happens="found and filled from around, without a say in the drift", user_sees="nothing",
+    )),
+    pytest.param(saturated_column, marks=pytest.mark.fault(
+        fault="a saturated line (a bleeding pixel)",
+        happens="found and filled from around, without a say in the drift", user_sees="nothing",
+    )),
+    pytest.param(missing_rows, marks=pytest.mark.fault(
+        fault="the last rows of a frame are missing (zeros)",
+        happens="drift is measured on the rows that are there, with the larger σ that follows",
+        user_sees="the flag missing_rows of that frame, with the share of rows",
+    )),
+    pytest.param(unknown_pixels, marks=pytest.mark.fault(
+        fault="pixels that are not a number", happens="filled from around, without a say in the drift",
+        user_sees="nothing",
+    )),
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,7 @@ def test_what_a_killed_writer_left_is_cleared_but_not_that_of_a_living_one(tmp_p
     subprocess.run([sys.executable, "-c", script, str(path)], check=False)
     (dead,) = tmp_path.iterdir()
     number = dead.name.split(".")[-2]
-    living = dead.with_name(dead.name.replace(f".{number}.", f".{os.getppid()}."))
+    living = dead.with_name(dead.name.replace(f".{number}.", f".{os.getppid()}-0."))
     living.write_text("being written")
     with replacing_file(path) as temporary:
         temporary.write_text("whole")
@@ -62,9 +63,35 @@ def test_what_was_left_long_ago_is_cleared_whoever_has_that_number_now(
     path = tmp_path / "a.csv"
     with replacing_file(path) as temporary:
         temporary.write_text("old")
-        living = temporary.with_name(temporary.name.replace(f".{os.getpid()}.", f".{os.getppid()}."))
+        living = temporary.with_name(temporary.name.replace(f".{os.getpid()}-", f".{os.getppid()}-"))
     living.write_text("of a number that was given again")
     monkeypatch.setattr(replacing, "LEFT_BEHIND_S", -1.0)
     with replacing_file(path) as temporary:
         temporary.write_text("new")
     assert os.listdir(tmp_path) == ["a.csv"]
+
+
+def test_what_a_killed_writer_left_on_another_machine_is_cleared_after_a_day(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every container has a name of its own, so that nobody would ever clear it otherwise."""
+    path = tmp_path / "a.csv"
+    with monkeypatch.context() as patch:
+        patch.setattr("platform.node", lambda: "elsewhere")
+        with replacing_file(path) as temporary:
+            temporary.write_text("old")
+            old, fresh = (temporary.with_name(temporary.name.replace("-", f"{k}-")) for k in (1, 2))
+    for left in (old, fresh):
+        left.write_text("half")
+    os.utime(old, (time.time() - 90_000,) * 2)
+    with replacing_file(path) as temporary:
+        temporary.write_text("new")
+    assert sorted(os.listdir(tmp_path)) == sorted(["a.csv", fresh.name])
+
+
+def test_two_files_whose_long_names_begin_alike_are_written_at_a_time(tmp_path: Path) -> None:
+    one, other = (tmp_path / f"{'n' * 60}{k}" for k in (1, 2))
+    with replacing_file(one) as first, replacing_file(other) as second:
+        first.write_text("one")
+        second.write_text("other")
+    assert (one.read_text(), other.read_text()) == ("one", "other")

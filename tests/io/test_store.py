@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from atomdiffuser.errors import ShapeError, StoreError
-from atomdiffuser.io.store import block_mean, create_frames, read_array, read_attributes, read_frames, to_json
+from atomdiffuser.io.store import (
+    block_mean,
+    create_frames,
+    read_array,
+    read_attributes,
+    read_frames,
+    replacing_folder,
+    to_json,
+)
 from atomdiffuser.series import Acquisition
 
 KNOWN = Acquisition(
@@ -173,6 +181,17 @@ def test_a_failing_writer_leaves_the_old_store_and_nothing_else(tmp_path, stack)
             raise RuntimeError("stop")
     assert read_frames(path).name == "LLZO A/1 é"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["frames.ome.zarr", "frames.zspy"]
+
+
+def test_a_store_whose_writer_was_killed_between_its_two_renames_is_not_lost(tmp_path, stack):
+    path = write(tmp_path / "frames.ome.zarr", stack)
+    path.rename(tmp_path / ".frames.ome.zarr.old")
+    (tmp_path / ".frames.ome.zarr.partial").mkdir()
+    with pytest.raises(OSError, match="no room"), replacing_folder(path):
+        np.testing.assert_array_equal(read_frames(path).frames.compute(), stack)
+        raise OSError("no room")
+    np.testing.assert_array_equal(read_frames(path).frames.compute(), stack)
+    assert not list(tmp_path.glob(".frames.ome.zarr.*"))
 
 
 def test_a_store_is_replaced_and_leftovers_of_a_killed_writer_are_cleared(tmp_path, stack):

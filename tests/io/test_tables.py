@@ -53,6 +53,20 @@ def test_any_values_come_back_exactly(tmp_path, suffix, values):
     pd.testing.assert_frame_equal(read_table(path), frame)
 
 
+@pytest.mark.fault(
+    fault="a file or a region named like a formula, such as =HYPERLINK(…)",
+    happens="in CSV an apostrophe stands before it, so that spreadsheets show it and do not compute it",
+    user_sees="the name, with an apostrophe",
+)
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1+1", "@SUM(A1)", "\t=1", "'=1", "a=1"])
+def test_a_name_is_no_formula(tmp_path, name):
+    frame = FRAME.assign(region=name, time_s=-1.5)
+    write_table(frame, tmp_path / "damage.csv", "damage")
+    written = pd.read_csv(tmp_path / "damage.csv")
+    assert set(written["region"]) == {name if name == "a=1" else f"'{name}"} and set(written["time_s"]) == {-1.5}
+    assert list(read_table(tmp_path / "damage.csv")["region"]) == [name] * 4
+
+
 @pytest.mark.parametrize("name", ["damage.parquet", "damage.csv"])
 def test_identical_input_gives_identical_bytes_whatever_the_index(tmp_path, name):
     write_table(FRAME, tmp_path / name, "damage", a=1)

@@ -50,6 +50,10 @@ def test_blur_px_is_the_width_of_the_blur() -> None:
     assert np.delete(found.blur_px, [4, 7]).max() < 0.6
 
 
+@pytest.mark.fault(
+    fault="the focus is lost for some frames, or found late", happens="those frames are flagged",
+    user_sees="the flag `defocus` of the frame, with its reason",
+)  # fmt: skip
 def test_a_focus_lost_for_the_rest_of_the_series_and_one_found_late_are_both_seen() -> None:
     series = simulated(damage="none")
     late = quality(series, with_faults(series, dict.fromkeys((7, 8, 9), out_of_focus)))
@@ -58,6 +62,11 @@ def test_a_focus_lost_for_the_rest_of_the_series_and_one_found_late_are_both_see
     assert flagged(early) == dict.fromkeys((0, 1), "defocus")
 
 
+@pytest.mark.fault(
+    fault="frames without beam, repeated, written in part, clipped or of one value",
+    happens="flagged and left out where config.yaml says so",
+    user_sees="the flag of the frame and why, such as “30 % of the rows have no contents”",
+)
 def test_counts_tell_blank_duplicate_missing_and_saturated_frames() -> None:
     series = simulated(electrons_per_px=200.0)
     frames = np.asarray(series.series.frames).copy()

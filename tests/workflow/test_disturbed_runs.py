@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from tiny_sessions import FIRST_FILE, FIRST_ID, Run, write_raw
 
+from atomdiffuser.interrupts import INTERRUPTED
 from atomdiffuser.workflow.config_file import CHECKOUT
 from benchmarks.result_files import differences, result_files
 
@@ -72,6 +73,36 @@ def test_a_run_stopped_three_times_ends_as_if_nothing_had_been(analysed: tuple[P
     assert "convert" not in last.stderr.replace("converted", "")
     assert "--unlock" not in last.stderr
     assert same_as_undisturbed(series, analysed) == []
+
+
+@pytest.mark.fault(
+    fault="Ctrl-C twice, or while the run is only starting",
+    happens="the first ends the run in order, the second disturbs nothing, a third leaves at once",
+    user_sees="“AtomDiffuser: ending already, which takes some seconds; …”, and never a traceback",
+)
+@pytest.mark.parametrize("moment", ["starting", "looking", "working"])
+def test_ctrl_c_at_any_moment_shows_a_sentence(tmp_path: Path, moment: str) -> None:
+    session = tmp_path / "session"
+    session.mkdir()
+    write_raw(session / FIRST_FILE, seed=1)
+    process = start(session)
+    if moment == "working":
+        wait_for(session / "results" / FIRST_ID / "status.json", process)
+    else:
+        line = ""
+        while {"starting": "Using", "looking": "First look"}[moment] not in line:
+            line = process.stdout.readline()
+            assert line, "the run ended early"
+    os.killpg(process.pid, signal.SIGINT)
+    if moment == "working":
+        time.sleep(0.5)
+        os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=300)[0]
+    assert process.returncode == 130 and "Traceback" not in said, said
+    if moment == "working":
+        assert "ending already" in said and (session / "results" / "summary.html").is_file()
+    else:
+        assert said.splitlines()[-1] == INTERRUPTED
 
 
 # --- a namespace of its own -----------------------------------------------------------------------

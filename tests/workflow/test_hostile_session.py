@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import csv
+import html
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 from tiny_sessions import Session, write_raw
 
 HOSTILE = "-x $(touch pwned); '<img src=x onerror=alert(1)>' {y}\n\x1b[31m"
+
+NUMBER = r"-?[0-9.]+(e[+-]?[0-9]+)?"
 
 
 @pytest.mark.workflow
@@ -50,6 +55,14 @@ def test_the_good_series_is_analysed_and_each_bad_one_says_why(tmp_path: Path) -
     for name, status in states.items():
         assert "\n" not in status["reason"] and "Traceback" not in status["reason"]
         assert status["state"] == "ok" or (results / name / "logs" / "convert.log").is_file()
+    with (results / "summary.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert sorted(row["series"] for row in rows) == sorted(states)
+    computed = [v for row in rows for v in row.values() if v.startswith(("=", "+", "-", "@", "\t"))]
+    assert [v for v in computed if not re.fullmatch(NUMBER, v)] == [], "a spreadsheet would compute these"
+    shown = HOSTILE.replace("\n", "?").replace("\x1b", "?")
+    assert sum(row["name"] == f"'{shown}" for row in rows) == 1
     for page in (results / "summary.html", *results.glob("*/report.html")):
         text = page.read_text(encoding="utf-8")
         assert "<img src=x" not in text and "forged <b>" not in text
+        assert shown in html.unescape(text), "the name is there, as text"

@@ -5,7 +5,6 @@ import json
 import os
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +15,7 @@ if os.path.isdir(f"{HERE}/atomdiffuser"):
 IS_MODULE = not workflow.modifier.is_main_snakefile()
 
 try:
+    from atomdiffuser.interrupts import end_run_in_order, run_undisturbed
     from atomdiffuser.cli_options import settings_flags
     from atomdiffuser.cli_progress import IN_JOB
     from atomdiffuser.errors import AtomDiffuserError
@@ -24,6 +24,7 @@ try:
     from atomdiffuser.workflow.closing import closing_text, run_command, summary_command
     from atomdiffuser.workflow.code_hash import code_hash, weights_fingerprint
     from atomdiffuser.workflow.config_file import read_config
+    from atomdiffuser.workflow.links import refuse_links
     from atomdiffuser.workflow.package_path import package_path
     from atomdiffuser.workflow.quiet import calm
     from atomdiffuser.workflow.run_lock import claim
@@ -42,6 +43,8 @@ except ModuleNotFoundError as error:
     )
 
 calm(logger, dry_run=workflow.output_settings.dryrun)
+if workflow.is_main_process and not IS_MODULE:
+    end_run_in_order()
 
 # One line for whoever made a slip, before any job and without a traceback.
 try:
@@ -52,6 +55,7 @@ try:
     FOLDERS = session_folders(config, started_in, directory=started_in if IS_MODULE else workflow.overwrite_workdir)
     SERIES_LIST = FOLDERS.results / LIST
     if workflow.is_main_process:
+        refuse_links(FOLDERS)
         if not workflow.output_settings.dryrun and "--unlock" not in sys.argv:
             claim(FOLDERS)
         if not (FOLDERS.results / CACHE).exists():
@@ -61,6 +65,7 @@ try:
             results=FOLDERS.results,
             cache=FOLDERS.results / CACHE,
         )
+        refuse_links(FOLDERS, [e.series_id for e in ENTRIES])
         write_series_list(SERIES_LIST, ENTRIES)
     else:  # a job of a run, perhaps on another machine: the list is made
         ENTRIES = read_series_list(SERIES_LIST)
@@ -173,6 +178,8 @@ PACKAGE_PATH = str(package_path())
 prepare = f"set -euo pipefail; export PYTHONPATH={shlex.quote(PACKAGE_PATH)} {IN_JOB}=1; "
 if "conda" not in {str(m) for m in workflow.deployment_settings.deployment_method}:
     prepare += f"export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH; "
+# A job takes Ctrl-C when it is ready to end in order: one that falls into the start of Python would show a traceback.
+prepare += "if env --block-signal=INT true 2>/dev/null; " 'then python() { env --block-signal=INT python "$@"; }; fi; '
 shell.prefix(prepare.replace("{", "{{").replace("}", "}}"))
 
 
@@ -182,7 +189,7 @@ def close(failed):
         return
     if failed:
         environment = {**os.environ, "PYTHONPATH": PACKAGE_PATH}
-        subprocess.run(SUMMARY_COMMAND, cwd=FOLDERS.working, check=False, env=environment)
+        run_undisturbed(SUMMARY_COMMAND, cwd=FOLDERS.working, env=environment)
     print(closing_text(FOLDERS, ENTRIES), file=sys.stderr)
 
 
