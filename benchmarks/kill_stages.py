@@ -128,11 +128,12 @@ def kill_stages(
 
 
 def run() -> pd.DataFrame:
-    """Every operation on a file of every stage, and thirty moments in between."""
+    """Every operation on a file of every stage, or KILL_POINTS of each, and thirty moments in between."""
     import tempfile
 
+    points = os.environ.get("KILL_POINTS")
     with tempfile.TemporaryDirectory() as folder:
-        kills = list(kill_stages(Path(folder), None, times_per_stage=5))
+        kills = list(kill_stages(Path(folder), int(points) if points else None, times_per_stage=5))
     return table_of(kills)
 
 
