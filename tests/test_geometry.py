@@ -131,10 +131,11 @@ def test_log_undoes_exp(numbers) -> None:
     [
         (1, 0, 0, 0, 1, 0), (1, 0, 5, 0, 1, -7), (1, 1e-12, 3, 0, 1, 0), (1, 0.1, 0, 0, 1, 2), (1.1, 0, 4, 0, 1.1, 1),
         (1, 1e-6, 3, -1e-6, 1, 0), (1, 1e-6, 3, 1e-6, 1, 0), (0, -1, 2, 1, 0, 5), (-0.5, -0.9, 2, 0.9, -0.5, 5),
+        (1.2, 0.1, 3, 0, 1.2, -1), (0.8, 0, 3, -0.2, 0.8, -1),
     ],
 )  # fmt: skip
 def test_log_where_its_branches_meet(numbers) -> None:
-    """Identity, pure shift, shear (double eigenvalue), uniform stretch, nearly nothing, and turns of 90° and more."""
+    """Identity, pure shift, shear (double eigenvalue), uniform stretch, nearly nothing, turns of 90° and more, both."""
     a = affine(*numbers)
     assert close(g.exp_affine(g.log_affine(a)), a, 1e-9)
 

@@ -6,12 +6,23 @@ import numpy as np
 import pytest
 import scipy.optimize
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import drifts
 
 from atomdiffuser import geometry as g
 from atomdiffuser.pairs import choose_pairs
 from atomdiffuser.simulation.drift import simulate_drift
 from atomdiffuser.simulation.randomness import RandomStreams
-from atomdiffuser.trajectory import _adjoint, _chain, _closure, _frame_variances, solve_trajectory
+from atomdiffuser.trajectory import (
+    OUTLIER_PX,
+    OUTLIER_SIGMAS,
+    _adjoint,
+    _chain,
+    _closure,
+    _frame_variances,
+    solve_trajectory,
+)
 
 SHAPE = (120, 160)
 HOP = torch.tensor([0.0, 13.0], dtype=torch.float64)
@@ -116,6 +127,42 @@ def test_two_hops_at_once_are_rejected() -> None:
     assert np.flatnonzero(~solved.pair_accepted).tolist() == [1, 7] and error_px(solved, frames).max() < 0.01
 
 
+def test_a_rejected_pair_has_no_say_at_all(rng) -> None:
+    """Places, σ and closures are those of the pairs without it."""
+    pairs, measured, covariance, _ = noisy_pairs(9, rng)
+    bad = [int(np.flatnonzero((pairs == p).all(axis=1))[0]) for p in ((2, 3), (6, 7))]
+    for m, size in zip(bad, (40.0, 2.0), strict=True):
+        measured[m] = measured[m] @ g.translation(torch.tensor([0.0, size], dtype=torch.float64))
+    solved = solve(pairs, measured, n=9, covariance=covariance)
+    assert np.flatnonzero(~solved.pair_accepted).tolist() == sorted(bad)
+    keep = np.setdiff1d(np.arange(len(pairs)), bad)
+    left = solve(pairs[keep], measured[keep], n=9, covariance=covariance[keep])
+    assert float((solved.frame_from_reference - left.frame_from_reference).abs().max()) < 1e-7
+    assert solved.displacement_sigma_px == pytest.approx(left.displacement_sigma_px, rel=1e-6)
+    assert solved.closure_px == pytest.approx(left.closure_px, rel=1e-6)
+    assert solved.pair_residual_px[bad] == pytest.approx([40, 2], rel=0.05)  # and still shown
+
+
+@pytest.mark.parametrize(
+    ("misfit_sigmas", "sigma_px", "is_outlier"),
+    [
+        (0.95 * OUTLIER_SIGMAS, 0.2, False), (1.06 * OUTLIER_SIGMAS, 0.2, True),  # beyond 0.5 px either way
+        (0.1 * OUTLIER_SIGMAS, 5.0, False),
+        (5 * OUTLIER_SIGMAS, 0.9 * OUTLIER_PX / (5 * 6**0.5 * OUTLIER_SIGMAS), False),
+        (5 * OUTLIER_SIGMAS, 1.1 * OUTLIER_PX / (5 * 6**0.5 * OUTLIER_SIGMAS), True),
+    ],
+)  # fmt: skip
+def test_an_outlier_is_off_by_six_sigma_and_by_half_a_pixel(misfit_sigmas, sigma_px, is_outlier) -> None:
+    """σ per degree of freedom: a pure shift, one of six numbers, has to be √6 times as large."""
+    shift_px = misfit_sigmas * 6**0.5 * sigma_px
+    pairs = np.array([(0, 1)] * 201)
+    measured = g.translation(torch.tensor([[0.0, 0.0]] * 200 + [[shift_px, 0.0]], dtype=torch.float64))
+    covariance = about_centre(torch.diag(torch.tensor([1e-4, 1e-4, sigma_px, 1e-4, 1e-4, 0.02]).double() ** 2))
+    solved = solve(pairs, measured, n=2, covariance=covariance)
+    assert solved.pair_accepted[:200].all() and bool(solved.pair_accepted[200]) is not is_outlier
+    assert solved.pair_residual_px[200] == pytest.approx(shift_px, rel=0.02)
+
+
 def test_a_chain_alone_cannot_tell_a_hop_and_says_so() -> None:
     frames, pairs = truth(4), all_pairs(4, lags=(1,))
     measured = between(frames, pairs)
@@ -135,7 +182,17 @@ def test_frames_that_no_pair_reaches_have_no_place() -> None:
 def test_pairs_without_a_trajectory_have_no_residual() -> None:
     frames, pairs = truth(7), np.array([(0, 1), (1, 2), (4, 5), (5, 6), (4, 6)])
     solved = solve(pairs, between(frames, pairs), n=7)
-    assert np.isnan(solved.pair_residual_px[2:]).all()
+    assert np.isnan(solved.pair_residual_px[2:]).all() and solved.pair_residual_px[:2].max() < 1e-8
+    assert solved.pair_accepted.all() and np.isfinite(solved.displacement_sigma_px[:3]).all()
+    assert solved.closure_px[1] < 1e-8 and np.isnan(solved.closure_px[[0, 2, 3, 4, 5, 6]]).all()
+
+
+def test_the_first_frame_is_the_origin_unless_told_otherwise() -> None:
+    frames, pairs = truth(4), all_pairs(4)
+    covariance = about_centre(PER_FRAME).expand(len(pairs), 6, 6)
+    solved = solve_trajectory(4, pairs, between(frames, pairs), covariance, shape=SHAPE)
+    assert torch.equal(solved.frame_from_reference[0], torch.eye(3, dtype=torch.float64))
+    assert error_px(solved, frames).max() < 1e-8
 
 
 def test_no_pairs_at_all_leave_the_origin() -> None:
@@ -196,6 +253,42 @@ def test_large_drift_does_not_stop_the_solution() -> None:
     frames = simulate_drift(n, SHAPE, RandomStreams(3), drift_px_per_frame=(8.0, 5.0), rotation_deg_per_frame=1.5)
     pairs = all_pairs(n)
     assert error_px(solve(pairs, between(frames, pairs), n=n), frames).max() < 1e-7
+
+
+@st.composite
+def chains(draw):
+    """Frames that drift anyhow, pairs that tie them all together in any order and direction, and an origin."""
+    steps = draw(st.lists(drifts(), min_size=1, max_size=6))
+    frames = [torch.eye(3, dtype=torch.float64)]
+    for step in steps:
+        frames.append(step @ frames[-1])
+    n = len(frames)
+    tree = [(draw(st.integers(0, k - 1)), k) for k in range(1, n)]
+    more = draw(st.lists(st.tuples(st.integers(0, n - 1), st.integers(0, n - 1)).filter(lambda p: p[0] != p[1])))
+    pairs = [p[::-1] if draw(st.booleans()) else p for p in draw(st.permutations(tree + more))]
+    return torch.stack(frames), np.array(pairs), draw(st.integers(0, n - 1))
+
+
+@given(chains())
+@settings(max_examples=40, deadline=None)
+def test_any_pairs_that_tie_the_frames_together_give_them_back(chain) -> None:
+    frames, pairs, origin = chain
+    solved = solve(pairs, between(frames, pairs), n=len(frames), origin=origin)
+    true = frames @ g.invert(frames[origin])
+    assert error_px(solved, true).max() < 1e-6 and solved.connected.all() and solved.pair_accepted.all()
+    again = between(solved.frame_from_reference, pairs)
+    assert float(g.displacement_rms_px(again, between(frames, pairs), SHAPE).max()) < 1e-6
+
+
+@given(chains())
+@settings(max_examples=20, deadline=None)
+def test_the_origin_is_a_matter_of_choice(chain) -> None:
+    """Another one multiplies every frame from the right, and changes no motion between frames."""
+    frames, pairs, origin = chain
+    small = 1e-4 * torch.sin(torch.arange(6 * len(pairs), dtype=torch.float64)).reshape(-1, 6)
+    measured = between(frames, pairs) @ g.exp_affine(small)
+    one, other = (solve(pairs, measured, n=len(frames), origin=k).frame_from_reference for k in (0, origin))
+    assert float(g.displacement_rms_px(other, one @ g.invert(one[origin]), SHAPE).max()) < 1e-4
 
 
 # --- step by step ---------------------------------------------------------------------------------

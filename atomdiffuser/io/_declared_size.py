@@ -67,6 +67,11 @@ def check_hdf5(path: Path) -> None:
                 raise _elsewhere(path, name)
             if dataset.ndim == 3 and dataset.size == 0:
                 raise ReadError(f"{path}: {name} holds no frames; was the acquisition stopped before the first?")
+            if chunk > LARGEST_FRAME_BYTES:
+                raise ReadError(
+                    f"{path}: {name} is stored in blocks of {_readable(chunk)}, each unpacked as a whole, more "
+                    f"than the {_readable(LARGEST_FRAME_BYTES)} that are handled; save it again in blocks of one frame"
+                )
             stored = min(dataset.id.get_storage_size(), stored_bytes(path))
             if max(declared, chunk) > max(SMALL_BYTES, MOST_COMPRESSION * stored):
                 raise ReadError(

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import codecs
 import gc
+import lzma
+import math
 import struct
 import threading
 import weakref
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,8 @@ from atomdiffuser.io._mapped_metadata import acquisition_fields, mapped_metadata
 from atomdiffuser.io._raw_signal import Axis, RawSignal, clean_unit, dig, length_nm, positive, time_s
 
 _ITEM_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+_ENGINES = {8: zlib.decompressobj, 32946: zlib.decompressobj, 34925: lzma.LZMADecompressor}  # by TIFF's numbers
+SPARE_BYTES, PIECE_BYTES = 4096, 2**20
 MOST_CHANNELS = 7
 """ImageJ's limit; some writers put every stack along its channel axis."""
 
@@ -202,3 +207,28 @@ class _Pages:
                 raise ReadError(f"{self.path}: truncated or damaged (a strip of it ends at byte {end}); copy it again")
         check_declared(self.path, page.chunks, page.dtype)
         check_declared(self.path, (page.nbytes,), np.uint8, ratio=1 if page.compression == 1 else MOST_COMPRESSION)
+        if engine := _ENGINES.get(int(page.compression)):
+            most = math.prod(page.chunks) * page.dtype.itemsize + SPARE_BYTES
+            with self.path.open("rb") as file:
+                for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False):
+                    file.seek(offset)
+                    check_inflated(self.path, file.read(count), engine(), most)
+
+
+def check_inflated(path: Path, data: bytes, engine: Any, most: int) -> None:
+    """Raise ReadError where data that `engine` decompresses come to more than `most` bytes.
+
+    tifffile would take all of them.
+    """
+    left, total = data, 0
+    try:
+        while (left or not getattr(engine, "needs_input", True)) and not engine.eof:
+            total += len(engine.decompress(left, PIECE_BYTES))
+            if total > most:
+                raise ReadError(
+                    f"{path}: a strip of it holds more than the {most - SPARE_BYTES} bytes of its pixels (damaged, or "
+                    "made to use up the memory); copy it again from the microscope"
+                )
+            left = getattr(engine, "unconsumed_tail", b"")
+    except (zlib.error, lzma.LZMAError):
+        return  # reading it will say so

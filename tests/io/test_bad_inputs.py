@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import lzma
 import os
 import re
 import struct
+import zlib
 from pathlib import Path
 
 import h5py
@@ -29,12 +31,14 @@ from bad_files import (
 from click.testing import CliRunner
 
 from atomdiffuser.cli import main
+from atomdiffuser.config import ConvertSettings
 from atomdiffuser.errors import ReadError
 from atomdiffuser.io.discovery import SeriesEntry, discover
 from atomdiffuser.io.raw_writers import write_dm4
 from atomdiffuser.io.readers import inspect, read_series
 from atomdiffuser.io.status import read_status
 from atomdiffuser.io.store import read_frames
+from atomdiffuser.stages.convert import convert as convert_file
 
 
 @pytest.fixture
@@ -155,6 +159,26 @@ def _escaping_zspy(path: Path) -> None:
     path.mkdir()
     (path / ".zgroup").write_text('{"zarr_format": 2}')
     (path / "Experiments").symlink_to("/etc")
+
+
+def _bomb(path: Path, compress: str) -> None:
+    """A TIFF whose first strip decompresses to 512 MiB, for 384 bytes of pixels."""
+    tifffile.imwrite(path, STACK, photometric="minisblack", metadata=None, compression=compress)
+    engine = zlib.compressobj(9) if compress == "zlib" else lzma.LZMACompressor()
+    packed = b"".join(engine.compress(bytes(2**20)) for _ in range(512)) + engine.flush()
+    at = path.stat().st_size
+    with path.open("ab") as file:
+        file.write(packed)
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        file.pages[-1].tags[273].overwrite(at)
+        file.pages[-1].tags[279].overwrite(len(packed))
+
+
+def _one_block(path: Path) -> None:
+    shape = (600, 1024, 1024)
+    write_ncem(path, np.zeros((600, 4, 4)), shape=shape, dtype="u2", chunks=shape, compression=9)
+    with h5py.File(path, "a") as file:
+        file["data/stack/data"].id.write_direct_chunk((0, 0, 0), bytes(10**6))
 
 
 NESTED = b"".join(struct.pack(">BH", 20, 1) + b"g" + struct.pack(">qBBq", 0, 1, 0, 1) for _ in range(5000))
@@ -293,6 +317,17 @@ REFUSED = [
             user_sees="“its header claims … of data in a file of … (truncated, damaged or forged); copy it again”",
         ),
     ),
+    pytest.param(
+        "a.tif", lambda p: _bomb(p, "zlib"), "holds more than the 384 bytes of its pixels",
+        id="TIFF decompression bomb",
+        marks=pytest.mark.fault(
+            fault="decompression bombs: a TIFF strip of 0.5 MB that unpacks to 512 MiB, an HDF5 block of 1.3 GB",
+            happens="unpacked as far as the pixels go, then refused; the HDF5 block is not unpacked",
+            user_sees="“a strip of it holds more than the 384 bytes of its pixels (damaged, or made to use up …)”",
+        ),
+    ),
+    pytest.param("a.tif", lambda p: _bomb(p, "lzma"), "holds more than the 384 bytes", id="TIFF LZMA bomb"),
+    pytest.param("a.emd", _one_block, "blocks of 1.26 GB, each unpacked as a whole", id="HDF5 one block"),
     pytest.param("a.tif", _looping_pages, "page 4 of it is missing", id="TIFF in circles"),
 ]  # fmt: skip
 
@@ -539,6 +574,27 @@ def test_a_file_that_changes_meanwhile(session: Path) -> None:
     assert read_frames(results / "frames.ome.zarr").n_frames == len(STACK)
     assert convert(session, bad_one(session, "series"))[0] == 0
     assert read_frames(results / "frames.ome.zarr").n_frames == 2 * len(STACK)
+
+
+@pytest.mark.fault(
+    fault="a file that the microscope still writes while its frames are converted",
+    happens="no store appears, as nobody knows which frames are whole; the next run takes the whole file",
+    user_sees="“changed while it was read, …; wait until it is written or copied, then run again”",
+)
+@pytest.mark.parametrize("grows_by", [1, STACK[0].nbytes])
+def test_a_file_that_grows_while_it_is_converted(tmp_path: Path, grows_by: int) -> None:
+    path, output = tmp_path / "a.mrc", tmp_path / "a" / "frames.ome.zarr"
+    write_valid(path)
+
+    def grow(done: int, total: int) -> None:
+        with path.open("ab") as file:
+            file.write(bytes(grows_by))
+
+    with pytest.raises(ReadError, match=r"a\.mrc: changed while it was read, .* wait until it is written or copied"):
+        convert_file([path], output, ConvertSettings(), series_id="a", name="a", progress=grow)
+    assert list((tmp_path / "a").iterdir()) == []
+    convert_file([path], output, ConvertSettings(), series_id="a", name="a")
+    assert read_frames(output).n_frames == len(STACK)
 
 
 # --------------------------------------------------------------------------------------------------------- names

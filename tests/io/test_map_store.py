@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import zarr
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from atomdiffuser.errors import ShapeError, StoreError
 from atomdiffuser.io.map_store import MAP_NAMES, create_maps, interpolate_block_means, read_maps
@@ -41,6 +42,31 @@ def test_maps_come_back_lazily(tmp_path, maps):
         np.testing.assert_array_equal(array[1], maps[name] + 1)
     assert (found.stride, found.n_frames, found.attributes["reference_frame"]) == (4, 2, 1)
     np.testing.assert_array_equal(found.times_s, [0.0, 2.0])
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    stacks=hnp.array_shapes(min_dims=3, max_dims=3, max_side=6).flatmap(
+        lambda shape: st.tuples(*[hnp.arrays(np.float32, shape) for _ in MAP_NAMES])
+    ),
+    stride=st.integers(1, 8),
+)
+def test_any_maps_come_back_bit_by_bit(tmp_path, stacks, stride):
+    n, *shape = stacks[0].shape
+    times = np.arange(n) * 0.5
+    with create_maps(
+        tmp_path / "decay.zarr", n_frames=n, map_shape=tuple(shape), stride=stride, times_s=times,
+        pixel_size_nm=(0.1, 0.2),
+    ) as writer:  # fmt: skip
+        for k in reversed(range(n)):
+            writer.write(k, **{name: stack[k] for name, stack in zip(MAP_NAMES, stacks, strict=True)})
+    found = read_maps(tmp_path / "decay.zarr")
+    for name, stack in zip(MAP_NAMES, stacks, strict=True):
+        back = getattr(found, name)[...]
+        assert back.dtype == np.float32 and back.shape == stack.shape
+        np.testing.assert_array_equal(back, stack)
+        assert (np.signbit(back) == np.signbit(stack))[~np.isnan(stack)].all()
+    assert (found.stride, found.n_frames) == (stride, n) and found.times_s.tolist() == times.tolist()
 
 
 def test_each_group_is_an_ome_zarr_image_that_sits_on_its_block_centres(tmp_path, maps):

@@ -11,14 +11,17 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tiny_sessions import FIRST_FILE, FIRST_ID, Run, write_raw
 
 from atomdiffuser.interrupts import INTERRUPTED
+from atomdiffuser.io.tables import read_table
 from atomdiffuser.workflow.config_file import CHECKOUT
 from benchmarks.result_files import differences, result_files
 
 pytestmark = pytest.mark.workflow
+FITTED = {"columns.parquet", "critical_fluence.parquet", "kinetics.parquet", "spot_fluence.parquet"}
 RUN = [sys.executable, "-m", "atomdiffuser", "run", "--cores", "2"]
 
 
@@ -73,6 +76,51 @@ def test_a_run_stopped_three_times_ends_as_if_nothing_had_been(analysed: tuple[P
     assert "convert" not in last.stderr.replace("converted", "")
     assert "--unlock" not in last.stderr
     assert same_as_undisturbed(series, analysed) == []
+
+
+def test_a_second_run_at_the_same_time_ends_at_once_and_the_first_goes_on(tmp_path: Path) -> None:
+    """The whole command; its parts are in test_run_lock.py."""
+    session = tmp_path / "session"
+    session.mkdir()
+    write_raw(session / FIRST_FILE, seed=1)
+    first = start(session)
+    wait_for(session / "results" / FIRST_ID / "status.json", first)
+    second = subprocess.run([*RUN, str(session)], cwd=CHECKOUT, capture_output=True, text=True, timeout=120)
+    assert second.returncode == 1 and "Traceback" not in second.stderr
+    assert f"AtomDiffuser: another run is at work on {session}/results (process " in second.stderr
+    assert first.poll() is None
+    os.killpg(first.pid, signal.SIGTERM)
+    first.communicate(timeout=300)
+
+
+def test_the_number_of_cores_changes_no_number(analysed: tuple[Path, Run], tmp_path: Path) -> None:
+    """With four cores each job takes two threads, with two it takes one.
+
+    Fits divide the rounding of a loss by that loss, and atomic columns are placed along a gradient: they get ten times
+    the millionth of the others. Curves with more parameters than the frames can fix (no Akaike weight) say nothing.
+    """
+    session = tmp_path / analysed[0].name
+    session.mkdir()
+    write_raw(session / FIRST_FILE, seed=1)
+    command = [*RUN, str(session)]
+    command[command.index("--cores") + 1] = "4"
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    found, expected = session / "results" / FIRST_ID, analysed[0] / "results" / FIRST_ID
+    tables = sorted(p.name for p in expected.glob("*.parquet"))
+    assert len(tables) >= 8 and tables == sorted(p.name for p in found.glob("*.parquet"))
+    for name in tables:
+        one, other = read_table(expected / name), read_table(found / name)
+        assert list(one) == list(other) and len(one) == len(other)
+        if name == "kinetics.parquet":
+            assert (np.isfinite(one["aicc"]) == np.isfinite(other["aicc"])).all()
+            one, other = (t[np.isfinite(t["aicc"])] for t in (one, other))
+            assert len(one) > 10
+        for column in one.select_dtypes("number"):
+            values = one[column].to_numpy(float)
+            rtol = 1e-5 if name in FITTED else 1e-6
+            atol = rtol * np.abs(values[np.isfinite(values)]).max(initial=1.0)
+            np.testing.assert_allclose(other[column], values, rtol=rtol, atol=atol, err_msg=f"{name} {column}")
 
 
 @pytest.mark.fault(
