@@ -8,6 +8,7 @@ Sampling uses four bilinear look-ups per point (Sigg & Hadwiger, GPU Gems 2, ch.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from torch import Tensor
 
 SPLINE_POLE = math.sqrt(3) - 2
 SPLINE_REACH = 14  # |pole|**14 < 1e-8
+SPLINES_A_SIGMA = 1.7  # of a wide blur
 
 
 def gaussian_kernel(sigma_px: float, *, derivative: bool = False) -> Tensor:
@@ -49,24 +51,43 @@ def filter_separable(images: Tensor, kernel_y: Tensor, kernel_x: Tensor) -> Tens
 
 
 def smooth(images: Tensor, sigma_px: float) -> Tensor:
-    """Gaussian blur of (n, Y, X) with mirrored edges; wide blurs run on a coarser grid."""
-    factor = int(sigma_px // 6)
-    if factor <= 1 or min(images.shape[-2:]) < 8 * factor:
+    """Gaussian blur of (n, Y, X) with mirrored edges; wide blurs are described by splines on a coarser grid."""
+    pairs = [_coarse_blur(n, float(sigma_px), str(images.device)) for n in images.shape[-2:]]
+    if any(pair is None for pair in pairs):
         kernel = gaussian_kernel(sigma_px)
         return filter_separable(images, kernel, kernel)
-    shape = images.shape[-2:]
-    padded = _pad_to_multiple(images, factor)
-    coarse = F.avg_pool2d(padded[:, None], factor)[:, 0]
-    left = math.sqrt(max(sigma_px**2 - (factor**2 - 1) / 12 - factor**2 / 6, 0.0)) / factor
-    kernel = gaussian_kernel(left)
-    coarse = filter_separable(coarse, kernel, kernel)
-    fine = F.interpolate(coarse[:, None], scale_factor=factor, mode="bilinear", align_corners=False)[:, 0]
-    return fine[:, : shape[0], : shape[1]]
+    (fine_y, coarse_y), (fine_x, coarse_x) = ([m.to(images.dtype) for m in pair] for pair in pairs)
+    return fine_y @ (coarse_y @ images @ coarse_x.T) @ fine_x.T
+
+
+@lru_cache(maxsize=64)
+def _coarse_blur(size: int, sigma_px: float, device: str) -> tuple[Tensor, Tensor] | None:
+    """Spline functions (size, k) and what makes their coefficients (k, size), whose product is the blur along an axis
+    to a few parts in 10 000; None where that saves nothing.
+    """
+    knots = math.ceil((size - 1) * SPLINES_A_SIGMA / sigma_px) + 3 if sigma_px > 0 else size
+    if knots > size / 3:
+        return None
+    position = torch.arange(size, dtype=torch.float64)
+    knot = torch.arange(-1, knots - 1, dtype=torch.float64) * ((size - 1) / (knots - 3))
+    distance = ((position[:, None] - knot) * ((knots - 3) / (size - 1))).abs()
+    near = 2 / 3 - distance**2 + distance**3 / 2
+    splines = torch.where(distance < 1, near, (2 - distance).clamp_min(0) ** 3 / 6)
+    blur = _convolve(torch.eye(size, dtype=torch.float64)[None], gaussian_kernel(sigma_px), -2)[0]
+    fitted = torch.linalg.solve(splines.T @ splines, splines.T @ blur)
+    return splines.float().to(device), fitted.float().to(device)
 
 
 def affine_coordinates(b_from_a: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Where affines (n, 3, 3) put the pixels of a frame: y and x, each (n, Y, X) float32 [px]."""
     rows, columns = (torch.arange(n, dtype=b_from_a.dtype, device=b_from_a.device) for n in shape)
+    return affine_coordinates_at(b_from_a, rows, columns)
+
+
+def affine_coordinates_at(b_from_a: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Where affines (n, 3, 3) put the points of a grid at `rows` (Y,) and `columns` (X,): y and x, each (n, Y, X)
+    float32 [px].
+    """
 
     def coordinate(row: int) -> Tensor:
         a = b_from_a[:, row, :, None, None]  # (n, 3, 1, 1)
@@ -95,19 +116,20 @@ def sample_spline(coefficients: Tensor, y: Tensor, x: Tensor) -> Tensor:
     -------
     (n, Y', X') values; coefficients outside the frame count as zero, so keep two pixels away from the edge.
     """
-    (y0, y1, wy1), (x0, x1, wx1) = _pair_lookups(y), _pair_lookups(x)
-    grid = _look_up_grid(coefficients.shape[-2:], y0, x0)
+    position = torch.stack((x, y))  # (2, n, Y', X')
+    first, second, right = _pair_lookups(position)
+    scale = torch.tensor([2 / max(n - 1, 1) for n in coefficients.shape[:-3:-1]], dtype=y.dtype, device=y.device)
+    for place in (first, second):
+        place.mul_(scale[:, None, None, None]).sub_(1)
+    grid = torch.empty(*y.shape, 2, dtype=y.dtype, device=y.device)
+    grid[..., 0], grid[..., 1] = first[0], first[1]
     upper = _look_up(coefficients, grid)
-    right = _normalised(x1, coefficients.shape[-1])
-    lower_y = _normalised(y1, coefficients.shape[-2])
-    left = grid[..., 0].clone()
-    grid[..., 0] = right
-    upper = upper.lerp_(_look_up(coefficients, grid), wx1)
-    grid[..., 1] = lower_y
+    grid[..., 0] = second[0]
+    upper.lerp_(_look_up(coefficients, grid), right[0])
+    grid[..., 1] = second[1]
     other = _look_up(coefficients, grid)
-    grid[..., 0] = left
-    lower = _look_up(coefficients, grid).lerp_(other, wx1)
-    return upper.lerp_(lower, wy1)
+    grid[..., 0] = first[0]
+    return upper.lerp_(_look_up(coefficients, grid).lerp_(other, right[0]), right[1])
 
 
 def sample_linear(images: Tensor, y: Tensor, x: Tensor) -> Tensor:
@@ -159,7 +181,7 @@ def _convolve(images: Tensor, kernel: Tensor, axis: int) -> Tensor:
     if len(kernel) == 1:
         return images * float(kernel)
     reach, size = len(kernel) // 2, images.shape[axis]
-    padded = images.index_select(axis, _mirror_index(size, reach, images.device))
+    padded = _mirrored(images, reach, axis)
     taps = kernel.flip(0)
     if images.is_cuda:
         weight = taps.to(images)[None, None]
@@ -172,17 +194,11 @@ def _convolve(images: Tensor, kernel: Tensor, axis: int) -> Tensor:
     return out
 
 
-def _mirror_index(size: int, reach: int, device: torch.device) -> Tensor:
-    """Indices −reach … size−1+reach folded back into the frame at its outer pixel edges."""
-    index = torch.arange(-reach, size + reach, device=device).remainder(2 * size)
-    return torch.where(index >= size, 2 * size - 1 - index, index)
-
-
-def _pad_to_multiple(images: Tensor, factor: int) -> Tensor:
-    for axis in (-2, -1):
-        size = images.shape[axis]
-        missing = -size % factor
-        if missing:
-            index = _mirror_index(size, missing, images.device)[missing:]
-            images = images.index_select(axis, index)
-    return images
+def _mirrored(images: Tensor, reach: int, axis: int) -> Tensor:
+    """Images continued by `reach` pixels on both sides, folded back at the outer edges of the outermost pixels."""
+    size = images.shape[axis]
+    if reach <= size:
+        before, after = images.narrow(axis, 0, reach).flip(axis), images.narrow(axis, size - reach, reach).flip(axis)
+        return torch.cat([before, images, after], dim=axis)
+    index = torch.arange(-reach, size + reach, device=images.device).remainder(2 * size)
+    return images.index_select(axis, torch.where(index >= size, 2 * size - 1 - index, index))

@@ -81,9 +81,9 @@ def test_chained_kernels_do_both(image) -> None:
     assert torch.allclose(ip.filter_separable(image, one, one)[:, inner, inner], two[:, inner, inner], atol=1e-5)
 
 
-@pytest.mark.parametrize(("sigma", "tolerance"), [(1.0, 1e-3), (4.0, 1e-3), (11.0, 1e-3), (14.0, 0.12), (21.0, 0.12)])
+@pytest.mark.parametrize(("sigma", "tolerance"), [(1.0, 1e-3), (4.0, 1e-3), (11.0, 1e-3), (14.0, 1e-3), (21.0, 1e-3)])
 def test_smoothing_matches_a_plain_convolution(rng, sigma, tolerance) -> None:
-    """Wide blurs take the coarse grid, off by a tenth at the edges. Doing nothing is off threefold and more."""
+    """Wide blurs take the coarse grid. Doing nothing is off threefold and more."""
     image = rng.normal(0, 1, (2, 190, 230))
     plain = scipy.ndimage.gaussian_filter(image, (0, sigma, sigma), mode="reflect", truncate=5)
     error = ip.smooth(torch.as_tensor(image, dtype=torch.float32), sigma).numpy() - plain
@@ -99,7 +99,7 @@ def test_smoothing_a_small_grid_is_as_wide_as_asked(rng) -> None:
     image = rng.normal(0, 1, (1, 24, 32))  # the cells of a 96 × 128 frame
     plain = scipy.ndimage.gaussian_filter(image, (0, 8, 8), mode="reflect", truncate=5)
     error = ip.smooth(torch.as_tensor(image, dtype=torch.float32), 8.0).numpy() - plain
-    assert np.sqrt((error**2).mean()) < 0.1 * plain.std()
+    assert np.sqrt((error**2).mean()) < 2e-3 * plain.std()
 
 
 # --- sampling -------------------------------------------------------------------------------------
