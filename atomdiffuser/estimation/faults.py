@@ -7,6 +7,8 @@ the fit.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,12 +24,18 @@ FILL_PX = (1.0, 4.0, 16.0)
 DILATION_SIGMAS = 2.5
 
 
-def find_faults(frame: Tensor, noise: NoiseModel) -> Tensor:
-    """Faulty pixels of a frame (1, Y, X) [counts above the dark level], bool."""
-    bad = ~torch.isfinite(frame)
-    bad = bad | _lines(frame, bad, noise, -1) | _lines(frame, bad, noise, -2)
-    bad = bad | _saturated_runs(frame)
-    return bad | _hot(torch.where(bad, 0.0, frame), bad, noise)
+def find_faults(frame: Tensor, noise: NoiseModel) -> Tensor | None:
+    """Faulty pixels of a frame (1, Y, X) [counts above the dark level], bool; None where there are none."""
+    bad = None if all_finite(frame) else ~torch.isfinite(frame)
+    for found in (_lines(frame, bad, noise, -1), _lines(frame, bad, noise, -2), _saturated_runs(frame)):
+        bad = _either(bad, found)
+    sound = frame if bad is None else torch.where(bad, 0.0, frame)
+    return _either(bad, _hot(sound, noise))
+
+
+def all_finite(frame: Tensor) -> bool:
+    """Whether every pixel is a finite number."""
+    return math.isfinite(float((frame - frame).sum()))
 
 
 def fill_faults(frame: Tensor, bad: Tensor) -> Tensor:
@@ -51,41 +59,53 @@ def touched(bad: Tensor, filter_px: float) -> Tensor:
     return F.max_pool2d(bad.float()[:, None], 2 * reach + 1, 1, reach)[:, 0] > 0
 
 
-def _lines(frame: Tensor, bad: Tensor, noise: NoiseModel, along: int) -> Tensor:
+def _either(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    if a is None or b is None:
+        return b if a is None else a
+    return a | b
+
+
+def _lines(frame: Tensor, bad: Tensor | None, noise: NoiseModel, along: int) -> Tensor | None:
     """Lines of one value where the lines around say that there is something to see."""
     lines = frame if along == -1 else frame.mT  # (1, lines, length)
-    known = torch.where((bad if along == -1 else bad.mT), lines[..., :1], lines)
+    known = lines if bad is None else torch.where((bad if along == -1 else bad.mT), lines[..., :1], lines)
     flat = (known.amax(-1) == known.amin(-1))[0]
     if not bool(flat.any()) or bool(flat.all()):
-        return torch.zeros_like(bad)
+        return None
     at, sound = torch.nonzero(flat)[:, 0], torch.nonzero(~flat)[:, 0]
     nearest = sound[(at[:, None] - sound).abs().argmin(1)]
     expected = torch.nan_to_num(lines[0, nearest]).sum(-1) / max(noise.per_count, 1e-12)
     fault = torch.zeros(lines.shape[-2], dtype=torch.bool, device=frame.device)
     fault[at[(expected > FEWEST_EXPECTED) | (lines[0, at, 0] > 0)]] = True
-    return (fault[:, None] if along == -1 else fault[None, :]).expand_as(bad)
+    if not bool(fault.any()):
+        return None
+    return (fault[:, None] if along == -1 else fault[None, :]).expand_as(frame)
 
 
-def _saturated_runs(frame: Tensor) -> Tensor:
+def _saturated_runs(frame: Tensor) -> Tensor | None:
     """Runs of the frame's largest value along a row or column."""
-    largest = frame[torch.isfinite(frame)].max() if bool(torch.isfinite(frame).any()) else torch.inf
-    top = (frame == largest).float()[:, None]
-    found = torch.zeros_like(frame, dtype=torch.bool)
-    if float(top.sum()) < SATURATED_RUN_PX:
-        return found
-    for size in ((SATURATED_RUN_PX, 1), (1, SATURATED_RUN_PX)):
-        full = -F.max_pool2d(-top, size, stride=1)  # where a run begins
-        padded = F.pad(full, (size[1] - 1, size[1] - 1, size[0] - 1, size[0] - 1))
-        found |= F.max_pool2d(padded, size, stride=1)[:, 0] > 0
+    largest = frame.amax() if all_finite(frame) else torch.nan_to_num(frame, nan=-torch.inf, posinf=-torch.inf).amax()
+    rows, columns = torch.nonzero((frame == largest)[0], as_tuple=True)
+    if len(rows) < SATURATED_RUN_PX:
+        return None
+    found, size = torch.zeros_like(frame, dtype=torch.bool), frame.shape[-1] + frame.shape[-2]
+    step = torch.arange(SATURATED_RUN_PX, device=frame.device)
+    for line, place, along in ((rows, columns, -1), (columns, rows, -2)):
+        order = (line * size + place).sort().values
+        begins = order[: 1 - SATURATED_RUN_PX]
+        begins = begins[order[SATURATED_RUN_PX - 1 :] - begins == SATURATED_RUN_PX - 1]
+        line, place = begins // size, (begins % size)[:, None] + step
+        target = found[0] if along == -1 else found[0].mT
+        target[line[:, None], place] = True
     return found
 
 
-def _hot(frame: Tensor, bad: Tensor, noise: NoiseModel) -> Tensor:
+def _hot(frame: Tensor, noise: NoiseModel) -> Tensor | None:
     """Pixels far above all but one of their neighbours (two hot ones may be next to each other)."""
     limit = frame.mean() + HOT_SIGMAS * (noise.variance(frame.mean()).sqrt() + noise.per_count)
+    if not bool(frame.amax() > limit):
+        return None
     rows, columns = torch.nonzero((frame > limit)[0], as_tuple=True)
-    if len(rows) == 0:
-        return torch.zeros_like(bad)
     around = torch.arange(3, device=frame.device)
     padded = F.pad(frame[:, None], (1,) * 4, mode="replicate")[0, 0]
     near = padded[(rows[:, None] + around)[:, :, None], (columns[:, None] + around)[:, None, :]].flatten(1)
@@ -95,6 +115,8 @@ def _hot(frame: Tensor, bad: Tensor, noise: NoiseModel) -> Tensor:
     hot = (value > level + HOT_SIGMAS * (noise.variance(level).sqrt() + noise.per_count)) & (
         value > HOT_OVER_NEIGHBOURS * rival
     )
-    found = torch.zeros_like(bad)
+    if not bool(hot.any()):
+        return None
+    found = torch.zeros_like(frame, dtype=torch.bool)
     found[0, rows[hot], columns[hot]] = True
     return found

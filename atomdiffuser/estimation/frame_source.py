@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from atomdiffuser.errors import ShapeError
-from atomdiffuser.estimation.faults import fill_faults, find_faults, touched
+from atomdiffuser.estimation.faults import all_finite, fill_faults, find_faults, touched
 from atomdiffuser.estimation.noise import NoiseModel, estimate_noise
 from atomdiffuser.estimation.prepare import PreparedFrames, prepare_frames
 from atomdiffuser.estimation.spectrum import ImageScales, lattice_vectors, measure_scales
@@ -38,6 +38,8 @@ class FrameSource:
     def __init__(
         self, series: FrameSeries, device: torch.device, *, dark_level: float = 0.0, gain_e: float | None = None
     ):
+        if device.type == "cpu":
+            _keep_freed_memory()
         self.series, self.device, self.dark_level = series, device, dark_level
         self.n_frames, self.shape = series.n_frames, series.frame_shape
         if min(self.shape) < SMALLEST_SIDE_PX:
@@ -63,8 +65,8 @@ class FrameSource:
     def raw(self, index: int) -> Tensor:
         """Frame (1, Y, X) float32, counts above the dark level; not-a-number pixels become the frame's mean."""
         frame = self._counts(index)
-        bad = ~torch.isfinite(frame)
-        if bool(bad.any()):
+        if not all_finite(frame):
+            bad = ~torch.isfinite(frame)
             frame[bad] = frame[~bad].mean() if not bool(bad.all()) else 0.0
         return frame
 
@@ -98,7 +100,7 @@ class FrameSource:
     def _prepare(self, index: int) -> PreparedFrames:
         """One frame, what is faulty in it filled and unknown to the fit."""
         bad = find_faults(self._counts(index), self.noise)
-        if not bool(bad.any()):
+        if bad is None:
             return prepare_frames(self.raw(index), self.scales)
         prepared = prepare_frames(fill_faults(self.raw(index), bad), self.scales)
         unknown = touched(bad, self.scales.filter_px)
@@ -117,8 +119,10 @@ class FrameSource:
         frames = torch.cat([self.raw(k) for k in self._sample()])
         noise = NoiseModel.poisson(gain_e) if gain_e else estimate_noise(frames)
         faults = [find_faults(frame[None], noise) for frame in frames]
-        if any(bool(bad.any()) for bad in faults):
-            frames = torch.cat([fill_faults(frame[None], bad) for frame, bad in zip(frames, faults, strict=True)])
+        if any(bad is not None for bad in faults):
+            frames = torch.cat(
+                [f[None] if bad is None else fill_faults(f[None], bad) for f, bad in zip(frames, faults, strict=True)]
+            )
             noise = noise if gain_e else estimate_noise(frames)
         return noise, measure_scales(frames)
 
@@ -141,6 +145,16 @@ class FrameSource:
             free, _ = torch.cuda.mem_get_info(self.device)
             return max(1, int(0.5 * free / (GPU_BYTES_PER_PX * pixels)))
         return max(1, CPU_BATCH_PX // pixels)
+
+
+@cache
+def _keep_freed_memory() -> None:
+    """Let the C library keep up to 60 MB of freed images for the next ones.
+
+    It gives blocks above a threshold back to the system at once, and new ones cost more than the sums done in them.
+    glibc raises that threshold to the largest block ever freed, up to 32 MB; elsewhere this does nothing.
+    """
+    torch.empty(31 << 20, dtype=torch.uint8)
 
 
 def _blank(frame: np.ndarray) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 FILTER_CANDIDATES_PX = (0.8, 1.0, 1.3, 1.6, 2.0, 2.5, 3.2, 4.0, 5.0)
+COARSE_BAND, COARSE_LOSS = 0.22, 0.03  # what lies above this frequency may be left to chance up to this share
 WINDOW_PX = 256
 SMALLEST_WINDOW_PX = 96
 WINDOWS_PER_AXIS = 5
@@ -34,11 +36,14 @@ class ImageScales:
         σ of the Gaussian that separates the local mean (base) from the structure around it (lattice).
     period_px
         Largest lattice period seen; None without a lattice.
+    stride
+        Between the pixels, along each axis, that say as much about drift as all of them do [px].
     """
 
     filter_px: float
     base_px: float
     period_px: float | None
+    stride: int = 2
 
 
 def measure_scales(frames: Tensor) -> ImageScales:
@@ -49,7 +54,8 @@ def measure_scales(frames: Tensor) -> ImageScales:
     filter_px = _matched_width(signal, frequency, floor)
     shorter = min(frames.shape[-2:])
     base = 0.55 * period if period else shorter / 10
-    return ImageScales(filter_px, float(min(max(base, 2 * filter_px, 3.0), shorter / 6)), period)
+    base = float(min(max(base, 2 * filter_px, 3.0), shorter / 6))
+    return ImageScales(filter_px, base, period, _stride(signal, frequency, filter_px))
 
 
 def lattice_noise_energy(scales: ImageScales) -> float:
@@ -65,7 +71,8 @@ def mean_power(frames: Tensor) -> tuple[Tensor, Tensor, float]:
         shape[1], device=frames.device
     )
     mean = (frames * window).sum((-2, -1), keepdim=True) / window.sum()
-    power = torch.fft.rfft2((frames - mean) * window).abs().square().mean(0) / window.square().sum()
+    spectra = torch.view_as_real(torch.fft.rfft2((frames - mean) * window))
+    power = torch.linalg.vecdot(spectra, spectra).mean(0) / window.square().sum()
     fy = torch.fft.fftfreq(shape[0], device=frames.device)
     fx = torch.fft.rfftfreq(shape[1], device=frames.device)
     frequency = torch.hypot(fy[:, None], fx[None, :])
@@ -100,6 +107,12 @@ def _matched_width(signal: Tensor, frequency: Tensor, floor: float) -> float:
         return float(top / bottom.clamp_min(1e-30))
 
     return min(FILTER_CANDIDATES_PX, key=variance)
+
+
+def _stride(signal: Tensor, frequency: Tensor, filter_px: float) -> int:
+    """2 where a matched-filtered frame holds next to nothing that every second pixel would not show, else 1."""
+    slope = frequency**2 * signal * torch.exp(-((2 * math.pi * filter_px * frequency) ** 2))
+    return 2 if float(slope[frequency > COARSE_BAND].sum()) <= COARSE_LOSS * float(slope.sum()) else 1
 
 
 def lattice_period(frames: Tensor) -> float | None:
@@ -191,15 +204,16 @@ def _window_period(frames: Tensor, corner: tuple[int, int], size: int) -> float 
     fy = torch.fft.fftfreq(size, device=frames.device)[:, None]
     fx = torch.fft.fftfreq(size, device=frames.device)[None, :]
     frequency = torch.hypot(fy, fx)
-    image = power[None, None]
-    wrap = lambda reach: F.pad(image, (reach,) * 4, mode="circular")
-    is_top = F.max_pool2d(wrap(2), 5, stride=1)[0, 0] == power
     enough = max(4.0, 12 / frames.shape[0] ** 0.5)
-    peak = is_top & (power > enough * floor)
-    peak &= (frequency >= LOWEST_BIN / size) & (frequency < 0.45) & (fx >= 0)
-    rows, columns = torch.nonzero(peak, as_tuple=True)
-    near = torch.arange(13, device=frames.device)
-    around = wrap(6)[0, 0][(rows[:, None] + near)[:, :, None], (columns[:, None] + near)[:, None, :]]  # (peaks, 13, 13)
+    strong = power > enough * floor
+    strong &= (frequency >= LOWEST_BIN / size) & (frequency < 0.45) & (fx >= 0)
+    rows, columns = torch.nonzero(strong, as_tuple=True)
+    near = torch.arange(-6, 7, device=frames.device)
+    around = power[
+        (rows[:, None] + near)[:, :, None] % size, (columns[:, None] + near)[:, None, :] % size
+    ]  # (k, 13, 13)
+    top = around[:, 4:9, 4:9].flatten(1).amax(1) == around[:, 6, 6]
+    rows, columns, around = rows[top], columns[top], around[top]
     isolated = power[rows, columns] > PEAK_OVER_SURROUNDINGS * around.flatten(1).median(1).values
     rows, columns = rows[isolated], columns[isolated]
     if len(rows) < 2:
@@ -224,9 +238,15 @@ def _repeats(structure: Tensor, shortest_px: float) -> bool:
 
 def _self_correlation(autocorrelation: Tensor) -> tuple[Tensor, Tensor]:
     """Correlation of a square image with itself, freed of its Hann window, and the distance of each lag [px]."""
-    size = len(autocorrelation)
-    window = torch.hann_window(size, device=autocorrelation.device)
-    own = torch.fft.ifft2(torch.fft.fft2(window[:, None] * window).abs() ** 2).real
-    lag = torch.fft.fftfreq(size, 1 / size, device=autocorrelation.device)
-    correlation = (autocorrelation / autocorrelation[0, 0]) / (own / own[0, 0]).clamp_min(0.2)
-    return correlation, torch.hypot(lag[:, None], lag[None, :])
+    share, distance = _hann_overlap(len(autocorrelation), str(autocorrelation.device))
+    return (autocorrelation / autocorrelation[0, 0]) / share, distance
+
+
+@lru_cache(maxsize=16)
+def _hann_overlap(size: int, device: str) -> tuple[Tensor, Tensor]:
+    """How much of itself a Hann window still sees at each lag, 0.2 at least, and the lags' lengths [px]."""
+    window = torch.hann_window(size, device=device)
+    own = torch.fft.irfft(torch.fft.rfft(window).abs() ** 2, n=size)
+    own = own / own[0]
+    lag = torch.fft.fftfreq(size, 1 / size, device=device)
+    return (own[:, None] * own).clamp_min(0.2), torch.hypot(lag[:, None], lag[None, :])
