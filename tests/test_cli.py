@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -222,6 +223,18 @@ class TestStatus:
         assert (read_status(self.STATUS).stage, read_status(self.STATUS).reason) == ("damage", "it is broken")
         self.run("damage", monkeypatch, lambda *_, **__: None)
         assert read_status(self.STATUS).reason == INTERRUPTED
+
+    def test_a_stage_that_begins_waits_for_one_that_records_its_failure(self) -> None:
+        """Both read the file and write it anew: between the two the failure would be lost."""
+        self.STATUS.parent.mkdir()
+        begins = threading.Thread(target=Record(self.STATUS, "align").begin)
+        with Record(self.STATUS, "damage")._alone():
+            begins.start()
+            begins.join(0.2)
+            assert begins.is_alive() and not self.STATUS.exists()
+            write_status(self.STATUS, Status("s", "", "", "failed", stage="damage", reason="it is broken"))
+        begins.join(30)
+        assert (read_status(self.STATUS).stage, read_status(self.STATUS).reason) == ("damage", "it is broken")
 
     def test_converting_again_starts_afresh(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.run("damage", monkeypatch, self.failing)

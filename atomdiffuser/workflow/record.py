@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 
 from atomdiffuser.errors import StoreError
+from atomdiffuser.io.locks import holding
 from atomdiffuser.io.status import Status, read_status, write_status
 
 INTERRUPTED = "stopped before its report was written: interrupted, killed for lack of memory, or the disk was full"
@@ -34,6 +36,10 @@ class Record:
         """
         if self.stage != "report":
             self.path.with_name("report.html").unlink(missing_ok=True)
+        with self._alone():
+            self._begin()
+
+    def _begin(self) -> None:
         previous = self._previous()
         if previous is not None and self.stage != "convert" and previous.stage != self.stage and _is_failure(previous):
             return
@@ -41,7 +47,12 @@ class Record:
 
     def fail(self, reason: str) -> None:
         """Record why this stage failed."""
-        self._write(reason)
+        with self._alone():
+            self._write(reason)
+
+    def _alone(self) -> AbstractContextManager[None]:
+        """One stage at a time reads the file and writes it anew, lest one that begins hides why another failed."""
+        return holding(self.path.parent / "logs" / ".status.lock", lambda: None)
 
     def _write(self, reason: str) -> None:
         series = self.path.parent.name

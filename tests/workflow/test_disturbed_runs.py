@@ -205,6 +205,24 @@ def test_a_full_disk_stops_the_series_and_room_lets_it_go_on(analysed: tuple[Pat
     assert same_as_undisturbed(kept / "results" / FIRST_ID, analysed) == []
 
 
+def test_a_disk_that_is_full_from_the_start_is_told_in_one_sentence(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    write_raw(tmp_path / "a.dm4", seed=1)
+    done = in_namespace(
+        f"""
+        mount -t tmpfs -o size=2m tmpfs "$DISK"
+        mkdir -p "$DISK/session/results"; cp "$RAW" "$DISK/session"
+        cat /dev/zero > "$DISK/filler" 2>/dev/null || true
+        {shlex.join([*RUN, str(disk / "session")])} > "$LOG" 2>&1 || echo "exit $?"
+        """,
+        DISK=str(disk), RAW=str(tmp_path / "a.dm4"), LOG=str(tmp_path / "log"),
+    )  # fmt: skip
+    said = (tmp_path / "log").read_text()
+    assert done.stdout == "exit 1\n", f"{done.stdout}{done.stderr}{said}"
+    assert "AtomDiffuser: the disk is full" in said and "Traceback" not in said, said
+
+
 @pytest.mark.fault(
     fault="the session and everything else is read-only, there is no network, results lie elsewhere",
     happens="the run ends well: it writes below the results, the home folder and the temporary folder only",

@@ -18,6 +18,7 @@ try:
     from atomdiffuser.interrupts import end_run_in_order, run_undisturbed
     from atomdiffuser.cli_options import settings_flags
     from atomdiffuser.cli_progress import IN_JOB
+    from atomdiffuser.cli_run import describe
     from atomdiffuser.errors import AtomDiffuserError
     from atomdiffuser.io.discovery import discover
     from atomdiffuser.io.session_file import DAMAGE_KEYS
@@ -69,8 +70,8 @@ try:
         write_series_list(SERIES_LIST, ENTRIES)
     else:  # a job of a run, perhaps on another machine: the list is made
         ENTRIES = read_series_list(SERIES_LIST)
-except AtomDiffuserError as error:
-    sys.exit(f"AtomDiffuser: {error}")
+except (AtomDiffuserError, OSError) as error:
+    sys.exit(f"AtomDiffuser: {describe(error)}")
 
 # What could not be read gets a job too, which fails with the reason: so it shows, and is tried again by the next run.
 SERIES = {e.series_id: e for e in ENTRIES if e.state != "skipped"}
