@@ -11,10 +11,11 @@ import torch
 
 from atomdiffuser.config import DamageSettings, DecaySettings
 from atomdiffuser.damage.cells import balance
+from atomdiffuser.damage.mixture import consistent
 from atomdiffuser.damage.observables import Observables, observe, sum_frame, unsure_lattice
 from atomdiffuser.damage.regions import RegionSet, block_size_px
 from atomdiffuser.damage.signals import Z95
-from atomdiffuser.damage.template import Template, make_template
+from atomdiffuser.damage.template import Template, frame_weight, make_template
 from atomdiffuser.estimation.frame_source import FrameSource
 from atomdiffuser.estimation.local_regression import estimate_decay_maps, full_resolution
 from atomdiffuser.estimation.prepare import PreparedFrames
@@ -138,18 +139,27 @@ def measure_regions(
 
     given = maps_of or _estimated_maps(source, affines, reference_frame, usable)
     mixture = torch.zeros(2, 1, *source.shape, dtype=torch.float64, device=source.device)
+    weights, typical = {}, {}
     for k in usable:
-        mixture += view(source, affines[k]) * torch.stack([_filled(values, source) for values in given(k)])
-    total_frames = sum_template(source, affines, usable, advance)
-    template = make_template(total_frames, *mixture, source.prepared([reference_frame]).base, source.scales)
+        maps = given(k)
+        weights[k], typical[k] = frame_weight(maps[1]), [_typical(values) for values in maps]
+        mixture += weights[k] * view(source, affines[k]) * torch.stack([_filled(values, source) for values in maps])
+    total_frames = sum_template(source, affines, usable, advance, weights)
+    template = make_template(total_frames, *mixture, weights, source.prepared([reference_frame]).base, source.scales)
     block = block_size_px(source.scales.period_px)
     regions = regions.with_blocks(block)
     n_frames, n_atoms = len(valid), regions.membership.shape[1]
     sums: dict[str, np.ndarray] = {}
     for k in usable:
-        for name, values in sum_frame(source, k, affines[k], _filled(given(k)[1], source), template, regions).items():
+        maps = tuple(_filled(values, source) for values in given(k))
+        for name, values in sum_frame(source, k, affines[k], maps, template, regions).items():
             sums.setdefault(name, np.full((n_frames, n_atoms), np.nan))[k] = values
         advance()
+    if usable:
+        used = {name: values[usable] for name, values in sums.items()}
+        of_maps = np.array([typical[k] for k in usable]).T
+        for name, values in consistent(used, np.array([weights[k] for k in usable]), *of_maps).items():
+            sums[name][usable] = values
     weighed = balance(sums, regions, block) if usable else None
     blank = {name: np.zeros((n_frames, len(regions.regions))) for name in ("lattice", "signal_ratio")}
     completion, left = (weighed.completion, weighed.sigma) if weighed is not None else (blank, blank)
@@ -223,6 +233,10 @@ def _estimated_maps(
 
 def _filled(values: np.ndarray, source: FrameSource) -> torch.Tensor:
     """A map (1, Y, X) without gaps: where it is unknown, what is typical of the frame."""
-    known = np.isfinite(values)
-    typical = float(np.median(values[known])) if known.any() else 1.0
-    return torch.as_tensor(np.where(known, values, typical), dtype=torch.float32, device=source.device)[None]
+    full = np.where(np.isfinite(values), values, _typical(values))
+    return torch.as_tensor(full, dtype=torch.float32, device=source.device)[None]
+
+
+def _typical(values: np.ndarray) -> float:
+    known = values[np.isfinite(values)]
+    return float(np.median(known)) if known.size else 1.0

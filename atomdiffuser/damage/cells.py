@@ -21,6 +21,8 @@ from atomdiffuser.damage.regions import RegionSet
 
 CELL_BLOCKS = 2  # side of a cell in blocks
 LEVEL_PRIOR = 0.4  # 1 σ of the logarithm of a cell's level about the typical one
+PRIOR_ROUNDS = 12
+LOCAL_SHARE, FLAT_SHARE, NEAR_CELLS = 0.5, 0.05, 1.5  # of what is expected of a cell: its neighbours', anybody's; reach
 WITHIN_CELL = 0.06  # 1 σ of a cell's level that is never known better, for damage that varies within it
 DENSITY_LIMITS = (0.25, 4.0)  # of a cell's weight, over the typical cell's, for the same area
 RATES = np.concatenate([-np.geomspace(1.0, 0.02, 8), [0.0], np.geomspace(0.02, 40.0, 48)])
@@ -57,11 +59,11 @@ def balance(sums: dict[str, np.ndarray], regions: RegionSet, block_px: int) -> B
         whole = np.ones((len(used), len(regions.regions)))
         return Balanced(sums, *({name: fill * whole for name in WITNESSES} for fill in (1.0, 0.0)))
     seen = {name: values[used] for name, values in sums.items()}
-    cells = _cells(regions, CELL_BLOCKS * block_px)
+    cells, near = _cells(regions, CELL_BLOCKS * block_px)
     at = (np.flatnonzero(used) - np.flatnonzero(used)[0] + 1.0) / len(used)  # the first frame has been exposed once
 
     energy = seen["ll"] - seen["noise_ll"]
-    found = {"lattice": _levels(seen["raw_l"] @ cells, energy @ cells, seen["v_ll"] @ cells, at)}
+    found = {"lattice": _levels(seen["raw_l"] @ cells, energy @ cells, seen["v_ll"] @ cells, at, near)}
     level = cells @ found["lattice"].level  # of each atom
     area = seen["crystal"].max(0)
     density = (energy @ cells).sum(0) / np.maximum((seen["crystal"] @ cells).sum(0), 1)
@@ -79,7 +81,7 @@ def balance(sums: dict[str, np.ndarray], regions: RegionSet, block_px: int) -> B
         kappa = np.nan_to_num(fit("raw_l") / (energy @ cells))
     matter = (seen["raw"] @ cells) - np.where(np.abs(kappa) < 3, kappa, 0.0) * (seen["l"] @ cells)
     found["signal_ratio"] = _levels(
-        matter, (seen["template"] - seen["l_template"]) @ cells, seen["variance"] @ cells, at
+        matter, (seen["template"] - seen["l_template"]) @ cells, seen["variance"] @ cells, at, near
     )
     level = cells @ found["signal_ratio"].level
     new["template"], new["l_template"] = sums["template"] * level, sums["l_template"] * level
@@ -90,14 +92,16 @@ def balance(sums: dict[str, np.ndarray], regions: RegionSet, block_px: int) -> B
     return Balanced(new, *({name: full[name][i] for name in WITNESSES} for i in (0, 1)))
 
 
-def _cells(regions: RegionSet, size_px: int) -> np.ndarray:
-    """(atoms, cells) 0 or 1: which cell the middle of an atom lies in."""
+def _cells(regions: RegionSet, size_px: int) -> tuple[np.ndarray, np.ndarray]:
+    """(atoms, cells) 0 or 1: which cell the middle of an atom lies in; (cells, cells) nearness of cells, 0 for itself."""
     inside = regions.atoms >= 0
     label = regions.atoms[inside]
     count = np.bincount(label)
     middle = [np.bincount(label, at) / count // size_px for at in np.nonzero(inside)]
-    number = np.unique(np.stack(middle), axis=1, return_inverse=True)[1].ravel()
-    return np.eye(number.max() + 1)[number]
+    place, number = np.unique(np.stack(middle), axis=1, return_inverse=True)
+    apart = ((place[:, :, None] - place[:, None]) ** 2).sum(0)
+    near = np.where(apart > 0, np.exp(-0.5 * apart / NEAR_CELLS**2), 0.0)
+    return np.eye(place.shape[1])[number.ravel()], near
 
 
 @dataclass(frozen=True)
@@ -112,8 +116,11 @@ class _Courses:
     curve_sigma: np.ndarray
 
 
-def _levels(found: np.ndarray, expected: np.ndarray, variance: np.ndarray, at: np.ndarray) -> _Courses:
-    """Courses of cells from sums (t, cells) of what is found, what the template expects, and the former's variance."""
+def _levels(
+    found: np.ndarray, expected: np.ndarray, variance: np.ndarray, at: np.ndarray, near: np.ndarray
+) -> _Courses:
+    """Courses of cells from sums (t, cells) of what is found, what the template expects, and the former's variance;
+    `near` (cells, cells) tells how near they are to one another."""
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio, spread = found / expected, variance / expected**2
     good = np.isfinite(ratio) & np.isfinite(spread) & (spread > 0) & (expected > 0.1 * np.nanmax(expected, 0))
@@ -131,21 +138,22 @@ def _levels(found: np.ndarray, expected: np.ndarray, variance: np.ndarray, at: n
         chi2 = power - amplitude * gy
         possible = amplitude > 0
         log, noise = np.log(np.where(possible, amplitude, 1.0)), 1 / np.maximum(gg * amplitude**2, 1e-12)
-    typical = 0.0
-    for _ in range(2):
+    typical, p = 0.0, np.exp(prior)[:, None] * possible
+    flat = np.exp(prior)[:, None] / np.exp(prior).sum()
+    for _ in range(PRIOR_ROUNDS):
         off = (log - typical) ** 2 / (LEVEL_PRIOR**2 + noise)
-        evidence = prior[:, None] - 0.5 * (chi2 + off)
-        evidence = np.where(possible, evidence, -np.inf)
+        evidence = np.where(possible, -0.5 * (chi2 + off), -np.inf)
         best = evidence.max(0)
-        p = np.exp(evidence - np.where(np.isfinite(best), best, 0.0))
+        known = np.isfinite(best) & (power > 0)
+        likelihood = np.exp(evidence - np.where(np.isfinite(best), best, 0.0))
+        expected_of = _share_known(flat, p, known, near)
+        p = likelihood * expected_of
         p /= np.maximum(p.sum(0), 1e-300)
         shrunk = (log / noise + typical / LEVEL_PRIOR**2) / (1 / noise + 1 / LEVEL_PRIOR**2)
         level = (p * shrunk).sum(0)
-        spread = (p * ((shrunk - level) ** 2 + 1 / (1 / noise + 1 / LEVEL_PRIOR**2))).sum(0)
-        known = np.isfinite(best) & (power > 0)
         typical = float(np.median(level[known])) if known.any() else 0.0
-    common = p[:, known].mean(1) if known.any() else np.exp(prior)
-    p = np.where(known, p, common[:, None] / common.sum())
+    spread = (p * ((shrunk - level) ** 2 + 1 / (1 / noise + 1 / LEVEL_PRIOR**2))).sum(0)
+    p = np.where(known, p, _share_known(flat, p, known, near))
     curve = shapes.T @ p
     return _Courses(
         level=np.where(known, np.exp(level - typical), 1.0),
@@ -153,6 +161,18 @@ def _levels(found: np.ndarray, expected: np.ndarray, variance: np.ndarray, at: n
         curve=curve,
         curve_sigma=np.sqrt(np.maximum((shapes.T**2) @ p - curve**2, 0.0)),
     )
+
+
+def _share_known(flat: np.ndarray, p: np.ndarray, known: np.ndarray, near: np.ndarray) -> np.ndarray:
+    """(shapes, cells) what is to be expected of a cell before it is looked at: what cells near by and all cells are."""
+    if not known.any():
+        return np.broadcast_to(flat, p.shape)
+    weight = near * known[:, None]
+    local = (p @ weight) / np.maximum(weight.sum(0), 1e-12)
+    whole = p[:, known].mean(1, keepdims=True)
+    trust = LOCAL_SHARE * np.minimum(weight.sum(0), 1.0)
+    mixed = trust * local + (1 - trust - FLAT_SHARE) * whole + FLAT_SHARE * flat
+    return mixed / mixed.sum(0)
 
 
 def _shapes(at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

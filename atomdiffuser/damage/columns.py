@@ -28,7 +28,7 @@ from atomdiffuser.damage.spots import sampled
 from atomdiffuser.damage.template import Template
 from atomdiffuser.estimation.frame_source import FrameSource
 from atomdiffuser.estimation.template import sum_template
-from atomdiffuser.interpolation import filter_separable, sample_spline, spline_prefilter_kernel
+from atomdiffuser.interpolation import filter_separable, sample_spline
 
 LEAST_HEIGHT = 0.25  # over the local mean, as a share of a bright column's
 LEAST_SIGNIFICANCE = 6.0  # of a column in the template
@@ -113,7 +113,7 @@ def track_columns(
 ) -> ColumnTracks:
     """Follow every column through the frames."""
     template, t = measured.template, measured.n_frames
-    count = float(template.count.median().clamp_min(1))
+    count = template.looks()
     level = float(sampled(template.base_coefficients).median())
     blur = 1 / (4 * np.pi * source.scales.filter_px**2)
     variance = float(source.noise.variance(torch.tensor(max(level, 0.0)))) * blur / count
@@ -131,7 +131,7 @@ def track_columns(
     gradient = [_gradient(template, axis) for axis in (0, 1)]
     factor = _blur_factor(template, source.scales.filter_px)
     for k in np.flatnonzero(measured.accepted.any(1)):
-        seen = template.on_frame(torch.as_tensor(frame_from_reference[k]))
+        seen = template.on_frame(source, int(k), torch.as_tensor(frame_from_reference[k]))
         raw = source.raw(int(k))
         own = _labels_on_frame(labels, seen)
         images = [torch.ones_like(raw), seen.mean - seen.base]
@@ -254,18 +254,8 @@ def _early_template(
     """The template as the first sixth of the frames show it, and how many they are."""
     first, _ = _thirds(measured)
     frames = [int(k) for k in first[: max(1, len(first) // 2)]]
-    total, prefilter = sum_template(source, torch.as_tensor(frame_from_reference), frames), spline_prefilter_kernel()
-
-    def coefficients(image: torch.Tensor) -> torch.Tensor:
-        mean = torch.where(total.count > 0, image / total.count.clamp_min(1), 0.0).float()
-        return filter_separable(mean, prefilter, prefilter)
-
-    early = replace(
-        measured.template,
-        mean_coefficients=coefficients(total.filtered),
-        base_coefficients=coefficients(total.base),
-        crystal=measured.template.crystal & (total.count > 0),
-    )
+    total = sum_template(source, torch.as_tensor(frame_from_reference), frames)
+    early = replace(measured.template, total=total, crystal=measured.template.crystal & (total.count > 0))
     return early, float(len(frames))
 
 

@@ -29,7 +29,7 @@ from atomdiffuser.damage.template import Template
 from atomdiffuser.estimation.frame_source import FrameSource
 from atomdiffuser.estimation.prepare import prepare_frames
 from atomdiffuser.estimation.spectrum import lattice_noise_energy
-from atomdiffuser.interpolation import sample_linear
+from atomdiffuser.interpolation import smooth
 
 LEAST_CONTRAST = 0.05  # mean contrast below which the template is not scaled up further
 LEAST_INTENSITY = 0.05
@@ -61,43 +61,45 @@ def measure_frame(
     source: FrameSource,
     index: int,
     frame_from_reference: Tensor,
-    contrast: Tensor,
+    maps: tuple[Tensor, Tensor],
     template: Template,
     regions: RegionSet,
 ) -> Observables:
-    """Observables of frame `index`, whose affine is (3, 3) and whose contrast map is (1, Y, X)."""
-    return observe(sum_frame(source, index, frame_from_reference, contrast, template, regions), regions.membership)
+    """Observables of frame `index`, whose affine is (3, 3) and whose maps of intensity and contrast are (1, Y, X) each."""
+    return observe(sum_frame(source, index, frame_from_reference, maps, template, regions), regions.membership)
 
 
 def sum_frame(
     source: FrameSource,
     index: int,
     frame_from_reference: Tensor,
-    contrast: Tensor,
+    maps: tuple[Tensor, Tensor],
     template: Template,
     regions: RegionSet,
 ) -> dict[str, np.ndarray]:
     """Sums over the pixels of each atom in frame `index`, (atoms,) each, by the names in SUMS."""
     raw = source.raw(index)
     own = prepare_frames(raw, source.scales)
-    seen = template.on_frame(frame_from_reference)
-    others = (seen.count - 1).clamp_min(1e-3)
-    usable = seen.inside & (seen.count > 1.5)
-    own_contrast = sample_linear(contrast, seen.y, seen.x)
-    intact = ((seen.contrast - own_contrast) / others).clamp_min(LEAST_CONTRAST)
-    lattice = ((seen.mean - seen.base) * seen.count - own.lattice) / others / intact
-    variance = source.noise.variance(seen.mean.clamp_min(0))
-    whole = seen.count / seen.intensity.clamp_min(LEAST_INTENSITY * seen.count.clamp_min(1e-3))
+    seen = template.on_frame(source, index, frame_from_reference, maps)
+    usable = seen.usable
+    intact = seen.contrast.clamp_min(LEAST_CONTRAST)
+    structure = (seen.mean - seen.base) / intact
+    # The frame's own local mean is mirrored at its edges and takes some of the lattice there: let it do so to both.
+    lattice = structure - smooth(torch.where(usable, structure, own.lattice), source.scales.base_px)
+    whole = 1 / seen.intensity.clamp_min(LEAST_INTENSITY)
+    of_others = source.noise.variance(seen.mean.clamp_min(0))
+    left = (own.base / seen.base.clamp_min(1e-6)).clamp(0, 4)
+    variance = source.noise.variance((left * seen.mean).clamp_min(0))
     label = atoms_of_pixels(seen.y, seen.x, usable, regions)
     crystal_label = atoms_of_pixels(seen.y, seen.x, usable & seen.crystal, regions)
     energy = lattice_noise_energy(source.scales)
     everywhere = {"n": torch.ones_like(raw), "raw": raw, "template": whole * seen.mean, "variance": variance}
     on_crystal = {
         "crystal": torch.ones_like(raw), "raw_l": (raw - own.base) * lattice, "ll": lattice * lattice,
-        "noise_ll": energy * variance / others / intact**2, "v_ll": variance * lattice**2,
+        "noise_ll": energy * of_others * seen.noise_share / intact**2, "v_ll": variance * lattice**2,
     }  # fmt: skip
     # Beside an edge a step stands about the local mean. It is mass, and in Σ l it would fade with the lattice.
-    on_level = {"l": seen.level * lattice, "l_template": seen.level * whole * (seen.mean - seen.base)}
+    on_level = {"l": seen.level * structure, "l_template": seen.level * whole * (seen.mean - seen.base)}
     elsewhere = torch.where(seen.crystal, 0.0, whole * (seen.mean - seen.base))
     everywhere["l_elsewhere"] = elsewhere
     sums = {name: sum_by_atom(image, label, regions) for name, image in everywhere.items()}

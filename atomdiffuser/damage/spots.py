@@ -55,7 +55,7 @@ class SpotAmplitudes:
 def intact_lattice(template: Template) -> np.ndarray:
     """(Y, X) the template's lattice before damage; 0 where structure cannot be lattice."""
     mean, base = (sampled(c) for c in (template.mean_coefficients, template.base_coefficients))
-    contrast = (template.contrast / template.count.clamp_min(1)).clamp_min(LEAST_CONTRAST)
+    contrast = (template.contrast / template.total.count.clamp_min(1e-6)).clamp_min(LEAST_CONTRAST)
     return torch.where(template.crystal, (mean - base) / contrast, 0.0)[0].cpu().numpy()
 
 
@@ -134,9 +134,9 @@ def measure_spots(
     membership = regions.membership.astype(float)
     for k in np.flatnonzero(measured.accepted.any(1)):
         affine = torch.as_tensor(frame_from_reference[k])
-        seen = measured.template.on_frame(affine)
+        seen = measured.template.on_frame(source, int(k), affine)
         raw = source.raw(int(k))
-        label = atoms_of_pixels(seen.y, seen.x, seen.inside & seen.crystal & (seen.count > 1.5), regions)
+        label = atoms_of_pixels(seen.y, seen.x, seen.usable & seen.crystal, regions)
         parts = [seen.base, *(sample_spline(c[None], seen.y, seen.x) for c in coefficients)]
         variance = source.noise.variance(seen.mean.clamp_min(0))
         total = lambda image, label=label: membership @ sum_by_atom(image, label, regions)

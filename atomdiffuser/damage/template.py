@@ -1,17 +1,24 @@
-"""The template moved onto the pixels of a raw frame."""
+"""The template moved onto the pixels of a raw frame.
+
+Frames count in it by the square of their contrast. Early frames show most of the lattice, and show it before uneven
+damage has changed what is seen where: a lattice that has faded in places would weigh the rest of the region too high.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from atomdiffuser import geometry
+from atomdiffuser.estimation.frame_source import FrameSource
 from atomdiffuser.estimation.prepare import shows_lattice, usable_margin_px
 from atomdiffuser.estimation.spectrum import ImageScales
-from atomdiffuser.estimation.template import TemplateSum
+from atomdiffuser.estimation.template import TemplateSum, aligned_part
 from atomdiffuser.interpolation import (
     affine_coordinates,
     filter_separable,
@@ -21,20 +28,24 @@ from atomdiffuser.interpolation import (
     spline_prefilter_kernel,
 )
 
+POWER = 2  # of the typical contrast in a frame's weight
+LEAST_TYPICAL = 0.1
 LAG = 1.5  # widths of the local mean beyond the edge of the crystal where a step still shows
 
 
 @dataclass(frozen=True)
 class TemplateOnFrame:
-    """A template at the pixels of one raw frame, each (1, Y, X); (y, x) are the pixels' places on the reference grid.
+    """What the other frames show at the pixels of a raw frame, each (1, Y, X).
 
-    `intensity` and `contrast` are sums of the frames' maps; `crystal` marks where structure can be lattice, `level`
-    where the local mean is surely level, so that nothing but lattice is left about it.
+    `noise_share` is the variance of their mean over that of one frame, `intensity` and `contrast` are the means of
+    their maps (1 where these were not asked for). `crystal` marks where structure can be lattice, `level` where the
+    local mean is surely level, so that nothing but lattice is left about it; (y, x) are the pixels' places on the
+    reference grid.
     """
 
     mean: Tensor
     base: Tensor
-    count: Tensor
+    noise_share: Tensor
     intensity: Tensor
     contrast: Tensor
     inside: Tensor
@@ -43,33 +54,67 @@ class TemplateOnFrame:
     y: Tensor
     x: Tensor
 
+    @property
+    def usable(self) -> Tensor:
+        """Where the frame's pixels can be compared with those of another frame at least."""
+        return self.inside & (self.noise_share < 1.5)
+
 
 @dataclass(frozen=True)
 class Template:
-    """Spline coefficients of the mean of the aligned frames and of its local mean, how many frames looked, the sums of
-    their intensity and contrast maps, where structure can be lattice, and where the local mean is level; each
-    (1, Y, X).
+    """The weighted sum of the aligned frames and of their maps of intensity and contrast, where structure can be
+    lattice, and where the local mean is level; images are (1, Y, X). `weights` are those of the frames.
     """
 
-    mean_coefficients: Tensor
-    base_coefficients: Tensor
-    count: Tensor
+    total: TemplateSum
     intensity: Tensor
     contrast: Tensor
     crystal: Tensor
     level: Tensor
+    weights: dict[int, float]
     margin_px: float
 
-    def on_frame(self, frame_from_reference: Tensor) -> TemplateOnFrame:
-        """The template at the pixels of a raw frame, moved there by its affine (3, 3)."""
-        shape = self.count.shape[-2:]
-        y, x = affine_coordinates(geometry.invert(frame_from_reference)[None].to(self.count.device), shape)
+    @cached_property
+    def mean_coefficients(self) -> Tensor:
+        """Spline coefficients of the mean of all frames."""
+        return _coefficients(self.total.filtered, self.total.count)
+
+    @cached_property
+    def base_coefficients(self) -> Tensor:
+        """Spline coefficients of the mean of all local means."""
+        return _coefficients(self.total.base, self.total.count)
+
+    def looks(self) -> float:
+        """Frames of equal weight that would leave the same noise in the middle of the field."""
+        return float((self.total.count**2 / self.total.squares.clamp_min(1e-12)).median().clamp_min(1))
+
+    def on_frame(
+        self, source: FrameSource, index: int, frame_from_reference: Tensor, maps: tuple[Tensor, Tensor] | None = None
+    ) -> TemplateOnFrame:
+        """What the others show of raw frame `index`, whose affine is (3, 3) and whose maps are (1, Y, X) each.
+
+        What is left out is the frame as it entered: resampled there and back, as its share of the sum is.
+        """
+        own, weight = aligned_part(source, index, frame_from_reference), self.weights[index]
+        count = self.total.count - weight * own.count
+        known = count > 1e-4
+        squares = (self.total.squares - weight**2 * own.squares).clamp_min(0)
+        share = torch.where(known, squares / count.clamp_min(1e-4) ** 2, 4.0).float()
+        shape = self.crystal.shape[-2:]
+        y, x = affine_coordinates(geometry.invert(frame_from_reference)[None].to(count.device), shape)
+        on_frame = lambda total, part: sample_spline(_coefficients(total - weight * part, count), y, x)
+        left = lambda total, image: (total - weight * own.count * image) / count.clamp_min(1e-4)
+        mixed = lambda total, image: sample_linear(torch.where(known, left(total, image), 1.0).float(), y, x)
+        intensity, contrast = (
+            (mixed(total, image) for total, image in zip((self.intensity, self.contrast), maps, strict=True))
+            if maps is not None else (torch.ones_like(share),) * 2
+        )  # fmt: skip
         return TemplateOnFrame(
-            mean=sample_spline(self.mean_coefficients, y, x),
-            base=sample_spline(self.base_coefficients, y, x),
-            count=sample_linear(self.count, y, x),
-            intensity=sample_linear(self.intensity, y, x),
-            contrast=sample_linear(self.contrast, y, x),
+            mean=on_frame(self.total.filtered, own.filtered),
+            base=on_frame(self.total.base, own.base),
+            noise_share=sample_linear(share, y, x),
+            intensity=intensity,
+            contrast=contrast,
             inside=inside_frame(y, x, shape, self.margin_px),
             crystal=sample_linear(self.crystal.float(), y, x) > 0.99,
             level=sample_linear(self.level.float(), y, x) > 0.99,
@@ -78,29 +123,33 @@ class Template:
         )
 
 
+def frame_weight(contrast: np.ndarray) -> float:
+    """Weight of a frame in the template from its contrast map, NaN where unknown."""
+    typical = float(np.nanmedian(contrast)) if np.isfinite(contrast).any() else 1.0
+    return float(np.clip(typical, LEAST_TYPICAL, 1.0)) ** POWER
+
+
 def make_template(
-    total: TemplateSum, intensity: Tensor, contrast: Tensor, reference_base: Tensor, scales: ImageScales
+    total: TemplateSum,
+    intensity: Tensor,
+    contrast: Tensor,
+    weights: dict[int, float],
+    reference_base: Tensor,
+    scales: ImageScales,
 ) -> Template:
-    """The mean of a sum of aligned frames, ready to be sampled; `intensity` and `contrast` are sums of the same frames'
-    maps.
+    """A weighted sum of aligned frames, and of their maps of intensity and contrast with the same weights, as a template.
 
     The local mean of the reference frame (1, Y, X) tells where there is lattice: damage makes slopes of its own.
     """
-    prefilter = spline_prefilter_kernel()
-    mean = lambda image: torch.where(total.count > 0, image / total.count.clamp_min(1), 0.0).float()
-    coefficients = lambda image: filter_separable(image, prefilter, prefilter)
-    base = mean(total.base)
     crystal = shows_lattice(reference_base, scales) & (total.count > 0)
-    return Template(
-        coefficients(mean(total.filtered)),
-        coefficients(base),
-        total.count.float(),
-        intensity.float(),
-        contrast.float(),
-        crystal,
-        _level(crystal, scales.base_px),
-        usable_margin_px(scales),
-    )
+    level = _level(crystal, scales.base_px)
+    return Template(total, intensity, contrast, crystal, level, weights, usable_margin_px(scales))
+
+
+def _coefficients(total: Tensor, count: Tensor) -> Tensor:
+    prefilter = spline_prefilter_kernel()
+    mean = torch.where(count > 1e-4, total / count.clamp_min(1e-4), 0.0).float()
+    return filter_separable(mean, prefilter, prefilter)
 
 
 def _level(crystal: Tensor, base_px: float) -> Tensor:

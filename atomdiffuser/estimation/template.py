@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,16 +26,18 @@ RINGING_PX = 5  # a spline's coefficients carry 1e-3 of a step so far
 @dataclass(frozen=True)
 class TemplateSum:
     """Sums over aligned frames, each (1, Y, X) float64: matched-filtered image, local mean, and how many frames
-    looked.
+    looked. Where frames have weights, all are weighted sums, and `squares` is that of the squared weights.
     """
 
     filtered: Tensor
     base: Tensor
     count: Tensor
+    squares: Tensor
 
     def without(self, own: TemplateSum) -> PreparedFrames:
         """The template of all frames but one, ready to be the reference of a fit."""
-        return TemplateSum(self.filtered - own.filtered, self.base - own.base, self.count - own.count).mean()
+        differences = (getattr(self, name) - getattr(own, name) for name in ("filtered", "base", "count", "squares"))
+        return TemplateSum(*differences).mean()
 
     def mean(self) -> PreparedFrames:
         """The mean frame, ready to be fitted; unknown close to where nothing is known, which its spline rings from."""
@@ -65,22 +67,28 @@ def aligned_part(source: FrameSource, index: int, frame_from_reference: Tensor) 
         inside = inside * (sample_linear(torch.isfinite(prepared.noise_share).float(), y, x) > 0.99)
     prefilter = spline_prefilter_kernel()
     base = sample_spline(filter_separable(prepared.base, prefilter, prefilter), y, x)
-    return TemplateSum(inside * sample_spline(prepared.coefficients, y, x), inside * base, inside)
+    return TemplateSum(inside * sample_spline(prepared.coefficients, y, x), inside * base, inside, inside)
 
 
 def sum_template(
-    source: FrameSource, affines: Tensor, frames: Sequence[int], advance: Callable[[], None] | None = None
+    source: FrameSource,
+    affines: Tensor,
+    frames: Sequence[int],
+    advance: Callable[[], None] | None = None,
+    weights: Mapping[int, float] | None = None,
 ) -> TemplateSum:
-    """Add up `frames`; `affines` (t, 3, 3) are frame_from_reference."""
-    filtered, base, count = (torch.zeros(1, *source.shape, dtype=torch.float64, device=source.device) for _ in range(3))
+    """Add up `frames`; `affines` (t, 3, 3) are frame_from_reference, the weights of frames by default 1."""
+    blank = lambda: torch.zeros(1, *source.shape, dtype=torch.float64, device=source.device)
+    total = TemplateSum(blank(), blank(), blank(), blank())
     for k in frames:
-        part = aligned_part(source, k, affines[k])
-        filtered += part.filtered
-        base += part.base
-        count += part.count
+        part, weight = aligned_part(source, k, affines[k]), weights[k] if weights else 1.0
+        total.filtered.add_(part.filtered, alpha=weight)
+        total.base.add_(part.base, alpha=weight)
+        total.count.add_(part.count, alpha=weight)
+        total.squares.add_(part.squares, alpha=weight**2)
         if advance:
             advance()
-    return TemplateSum(filtered, base, count)
+    return total
 
 
 def _place(source: FrameSource, frame_from_reference: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -161,7 +161,7 @@ def test_a_frame_is_left_out_of_its_own_template(monkeypatch) -> None:
     prepared, place = observables_module.prepare_frames, torch.as_tensor(affines[-1])
 
     def nothing_of_its_own(raw, scales):
-        seen = template.on_frame(place)
+        seen = template.on_frame(N - 1, place)
         return dataclasses.replace(prepared(raw, scales), lattice=seen.mean - seen.base, base=seen.base)
 
     monkeypatch.setattr(observables_module, "prepare_frames", nothing_of_its_own)
