@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from atomdiffuser.config import DamageSettings, DecaySettings
-from atomdiffuser.damage.cells import balance
+from atomdiffuser.damage.balance import balance
 from atomdiffuser.damage.mixture import consistent
 from atomdiffuser.damage.observables import Observables, observe, sum_frame, unsure_lattice
 from atomdiffuser.damage.regions import RegionSet, block_size_px
@@ -35,7 +35,7 @@ class Measurement:
     regions
         Their atoms are cut into blocks.
     sums
-        By name as in `observables.SUMS`, each (t, atoms), weighted by `cells.balance`; NaN where a frame is not valid.
+        By name as in `observables.SUMS`, each (t, atoms), weighted by `balance.balance`; NaN where a frame is not valid.
     completion
         Factors (t, regions) of "lattice" and "signal_ratio" from what a frame shows of a region to all of it, which are
         in `values`. `completion_sigma` is the relative 1 σ that is left in the course of the region, shared by its

@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 ITERATIONS = 30
-LATTICE_POWERS = {"raw_l": 1, "l": 1, "ll": 2, "noise_ll": 2, "v_ll": 2}
+LATTICE_POWERS = {"raw_l": 1, "l": 1, "ll": 2, "noise_ll": 2, "v_ll": 2, "ll_y": 2, "ll_x": 2}
 """Power with which each sum follows the intact lattice."""
 MASS = ("template", "l_template", "l_elsewhere")
 

@@ -13,7 +13,7 @@ divided by the mean of the contrast maps of the frames that it comes from, so th
 by that of the intensity maps.
 
 All of this follows from sums over atoms, the pieces that regions and a grid of blocks cut the frame into. Weighted as
-`cells.balance` does, they give the mean contrast over a region's area rather than over its strongest columns.
+`balance.balance` does, they give the mean contrast over a region's area rather than over its strongest columns.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ SUMS = (
     "n", "raw", "template", "variance",  # over the region's pixels in view
     "l_elsewhere",  # structure of the template where it is not sure to be lattice: an edge, or a lattice at an edge
     "crystal", "raw_l", "ll", "noise_ll", "l", "l_template", "v_ll",  # where lattice is
+    "ll_y", "ll_x",  # its energy times where it lies on the reference grid
 )  # fmt: skip
 
 
@@ -94,9 +95,10 @@ def sum_frame(
     crystal_label = atoms_of_pixels(seen.y, seen.x, usable & seen.crystal, regions)
     energy = lattice_noise_energy(source.scales)
     everywhere = {"n": torch.ones_like(raw), "raw": raw, "template": whole * seen.mean, "variance": variance}
+    square, noise = lattice * lattice, energy * of_others * seen.noise_share / intact**2
     on_crystal = {
-        "crystal": torch.ones_like(raw), "raw_l": (raw - own.base) * lattice, "ll": lattice * lattice,
-        "noise_ll": energy * of_others * seen.noise_share / intact**2, "v_ll": variance * lattice**2,
+        "crystal": torch.ones_like(raw), "raw_l": (raw - own.base) * lattice, "ll": square, "noise_ll": noise,
+        "v_ll": variance * square, "ll_y": (square - noise) * seen.y, "ll_x": (square - noise) * seen.x,
     }  # fmt: skip
     # Beside an edge a step stands about the local mean. It is mass, and in Σ l it would fade with the lattice.
     on_level = {"l": seen.level * structure, "l_template": seen.level * whole * (seen.mean - seen.base)}

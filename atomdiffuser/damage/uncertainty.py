@@ -47,7 +47,7 @@ def block_noise(
     Parameters
     ----------
     sums
-        (t, atoms) as from `cells.balance`.
+        (t, atoms) as from `balance.balance`.
     member
         (atoms,) bool.
     frames
