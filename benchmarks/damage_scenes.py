@@ -90,7 +90,7 @@ def scenes(rounds: int) -> list[Scene]:
     for k in range(6 * rounds):
         damage, kind = SHORT_KINDS[k % len(SHORT_KINDS)]
         listed.append(Scene(200 + k, "short", SHORT_SPANS[(k + k // 4) % 4], _crystal(k), damage, kind))
-    for k in range(7 * rounds):
+    for k in range(14 * rounds):
         listed.append(Scene(300 + k, "calm", 0.0, _crystal(k), "none"))
     for k in range(rounds):
         listed.append(Scene(400 + k, "critical", 2.0, _crystal(k), witness="intensity"))

@@ -35,7 +35,7 @@ class Measurement:
     regions
         Their atoms are cut into blocks.
     sums
-        By name as in `observables.SUMS`, each (t, atoms), weighted by `balance.balance`; NaN where a frame is not valid.
+        By name as in `observables.SUMS`, each (t, atoms), as from `balance.balance`; NaN where a frame is not valid.
     completion
         Factors (t, regions) of "lattice" and "signal_ratio" from what a frame shows of a region to all of it, which are
         in `values`. `completion_sigma` is the relative 1 σ that is left in the course of the region, shared by its

@@ -22,6 +22,7 @@ from atomdiffuser.damage.cells import Courses, courses_of_cells
 from atomdiffuser.damage.regions import RegionSet
 
 CELL_BLOCKS = 2  # side of a cell in blocks
+WITHIN_CELL = 0.06  # 1 σ of a cell's level that is never known better, for damage that varies within it
 NEAR_CELLS = 1.5  # reach over which cells tell of one another
 SLOPE_CELLS, SLOPE_RIDGE = 0.8, 0.05  # reach of a slope, and how far noise and small fields flatten it
 DENSITY_LIMITS = (0.25, 4.0)  # of a cell's weight, over the typical cell's, for the same area
@@ -129,13 +130,13 @@ def _field(regions: RegionSet, size_px: int) -> _Field:
 
 
 def _completed(
-    found: Courses, field: _Field, seen, whole, places, regions: RegionSet, used
+    found: Courses, field: _Field, seen: np.ndarray, whole: np.ndarray, places: np.ndarray | None, regions, used
 ) -> tuple[np.ndarray, np.ndarray]:
     """(t, regions) mean course over all of a region over its mean over what is seen, and the relative 1 σ that is left.
 
     `seen` (t, atoms) and `whole` (atoms,) are weights, `places` (t, atoms, 2) where in an atom that is which is seen.
-    Levels that are off weigh cells wrongly, which matters as far as their courses differ; what is out of view is known
-    as well as its cell's curve is.
+    Levels that are off weigh cells wrongly, which matters as far as their courses differ, and make a step of cells that
+    leave; what is out of view is known as well as its cell's curve is.
     """
     member, cells = regions.membership.astype(float), field.cells
     parts = lambda weight: np.einsum("ra,ta,ac->trc", member, weight, cells, optimize=True)
@@ -144,22 +145,30 @@ def _completed(
         curve = found.curve[:, None]  # (t, 1, cells)
         everywhere, visible = (full * curve).sum(-1), (here * curve).sum(-1)
         if places is not None:
-            known = (seen @ cells).sum(0) > 0
-            centre = np.einsum("ta,tad,ac->cd", seen, places, cells) / (seen @ cells).sum(0)[:, None]
-            centre = np.where(known[:, None], centre, 0.0)
-            slope = np.einsum("dck,tk->tcd", field.slope, found.curve) * known[:, None]
-            slope = np.einsum("ac,tcd->tad", cells, slope)
-            at = cells @ centre
-            moved = lambda weight, where: np.einsum("ra,ta,tad,tad->tr", member, weight, slope, where - at) / (
-                weight @ member.T
-            )
-            everywhere = everywhere + moved(np.broadcast_to(whole, seen.shape), np.broadcast_to(field.middle, places.shape))
-            visible = visible + moved(seen, places)
+            off_full, off_seen = _off_centre(found.curve, field, seen, whole, places, member)
+            everywhere, visible = everywhere + off_full, visible + off_seen
         mean = everywhere[..., None]
-        weighed = ((full * (curve / mean - 1) * found.level_sigma) ** 2).sum(-1)
+        level_sigma = np.hypot(found.level_sigma, WITHIN_CELL)
+        weighed = ((full * (curve / mean - 1) * level_sigma) ** 2).sum(-1)
+        leaving = (((here - here[:1]) * found.level_sigma) ** 2).sum(-1)
         hidden = (((full - here) / mean * found.curve_sigma[:, None]) ** 2).sum(-1)
-        factor, sigma = everywhere / visible, np.sqrt(weighed + hidden)
+        factor, sigma = everywhere / visible, np.sqrt(weighed + leaving + hidden)
     filled = lambda values, blank: np.where(np.isfinite(values), values, blank)
     factors, sigmas = np.ones((len(used), len(member))), np.zeros((len(used), len(member)))
     factors[used], sigmas[used] = np.clip(filled(factor, 1.0), 0.5, 2.0), np.minimum(filled(sigma, 0.0), 0.5)
     return factors, sigmas
+
+
+def _off_centre(curve, field: _Field, seen, whole, places, member) -> tuple[np.ndarray, np.ndarray]:
+    """(t, regions) what slopes of the curve within cells add to its mean over the area, and over what is seen.
+
+    A cell's own curve is that at the centre of what was seen of it.
+    """
+    cells = field.cells
+    total = np.maximum((seen @ cells).sum(0), 1e-300)
+    centre = np.einsum("ta,tad,ac->cd", seen, places, cells, optimize=True) / total[:, None]
+    slope = np.einsum("dck,tk->tdc", field.slope, curve) * ((seen @ cells).sum(0) > 0)
+    slope = np.moveaxis(slope @ cells.T, 1, 2)  # (t, atoms, 2)
+    away = lambda where: ((where - cells @ centre) * slope).sum(-1)
+    mean = lambda weight, where: (weight * away(where)) @ member.T / (weight @ member.T)
+    return mean(whole, field.middle), mean(seen, places)

@@ -1,9 +1,9 @@
 """The course of each cell of a field: the level from which it started, and the curve that it followed.
 
-A cell is a square of a few lattice periods. Its curve is the mean over many shapes, weighted by how well each follows
-the cell (exponential, with a latency, linear; Hoeting et al., Statist. Sci. 14, 382, 1999) and by how common it is among
-the cells near by and in the whole field (empirical Bayes: Efron, Statist. Sci. 29, 285, 2014), so that a cell that was
-seen for a few frames only is taken to go on as the others do. All that is common to the cells cancels: a shape that is
+A cell is a square of a few lattice periods. Its curve is the mean over many shapes (exponential, with a latency,
+linear), weighted by how well each follows the cell (Hoeting et al., Statist. Sci. 14, 382, 1999) and by how common it
+is near by and in the whole field (empirical Bayes: Efron, Statist. Sci. 29, 285, 2014), so that a cell that was seen
+for a few frames only is taken to go on as the others do. All that is common to the cells cancels: a shape that is
 a little wrong for all of them does no harm.
 """
 
@@ -16,7 +16,6 @@ import numpy as np
 LEVEL_PRIOR = 0.4  # 1 σ of the logarithm of a cell's level about the typical one
 PRIOR_ROUNDS = 12
 LOCAL_SHARE, FLAT_SHARE = 0.5, 0.05  # of what is expected of a cell: what its neighbours do, what any might
-WITHIN_CELL = 0.06  # 1 σ of a cell's level that is never known better, for damage that varies within it
 RATES = np.concatenate([-np.geomspace(1.0, 0.02, 8), [0.0], np.geomspace(0.02, 40.0, 48)])
 STARTS = (0.0, 0.1, 0.2, 0.35, 0.5)
 
@@ -74,7 +73,7 @@ def courses_of_cells(
     curve = shapes.T @ p
     return Courses(
         level=np.where(known, np.exp(level - typical), 1.0),
-        level_sigma=np.hypot(np.sqrt(np.where(known, spread, LEVEL_PRIOR**2)), WITHIN_CELL),
+        level_sigma=np.sqrt(np.where(known, spread, LEVEL_PRIOR**2)),
         curve=curve,
         curve_sigma=np.sqrt(np.maximum((shapes.T**2) @ p - curve**2, 0.0)),
     )

@@ -66,7 +66,7 @@ def measure_frame(
     template: Template,
     regions: RegionSet,
 ) -> Observables:
-    """Observables of frame `index`, whose affine is (3, 3) and whose maps of intensity and contrast are (1, Y, X) each."""
+    """Observables of frame `index`: its affine is (3, 3), its maps of intensity and contrast are (1, Y, X) each."""
     return observe(sum_frame(source, index, frame_from_reference, maps, template, regions), regions.membership)
 
 

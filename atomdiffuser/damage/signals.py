@@ -140,7 +140,7 @@ def describe_signal(
     # An error that a region keeps through all frames looks like a change: only replicates know of it.
     rates, spread = fits.rate()[EXPONENTIAL, 0], float(again.rate()[EXPONENTIAL].std())
     if spread > 0:
-        p_trend = max(p_trend, 2 * float(scipy.stats.norm.sf(abs(rates) / spread)))
+        p_trend = max(p_trend, 2 * float(scipy.stats.t.sf(abs(rates) / spread, len(drawn) - 1)))
     p_value = min(p_trend / TREND_SHARE, _p_wandering(y) / (1 - TREND_SHARE), 1.0)
     changed = p_value < 0.05
 

@@ -137,7 +137,7 @@ def make_template(
     reference_base: Tensor,
     scales: ImageScales,
 ) -> Template:
-    """A weighted sum of aligned frames, and of their maps of intensity and contrast with the same weights, as a template.
+    """A template from weighted sums of aligned frames and of their maps of intensity and contrast, weights alike.
 
     The local mean of the reference frame (1, Y, X) tells where there is lattice: damage makes slopes of its own.
     """

@@ -5,17 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from atomdiffuser.damage.cells import balance
+from atomdiffuser.damage.balance import balance
 from atomdiffuser.damage.observables import observe
 from atomdiffuser.damage.regions import grid_regions
 
 BLOCK, T = 12, 20
 REGIONS = grid_regions((96, 96), (1, 1)).with_blocks(BLOCK)  # 8 × 8 blocks, 4 × 4 cells
 AT = np.arange(1, T + 1) / T
+MIDDLE = np.stack([np.bincount(REGIONS.atoms.ravel(), at.ravel()) / BLOCK**2 for at in np.indices((96, 96))], 1)
 
 
-def sums_of(rates: np.ndarray, seen: np.ndarray, noise: float = 0.0, seed: int = 0) -> dict[str, np.ndarray]:
-    """Sums as a series would give them whose atoms (64,) decay at `rates`, seen (t, 64) as far as 0…1.
+def sums_of(
+    rates: np.ndarray, seen: np.ndarray, noise: float = 0.0, seed: int = 0, lattice_at: np.ndarray = MIDDLE
+) -> dict[str, np.ndarray]:
+    """Sums as a series would give them whose atoms (64,) decay at `rates`, seen (t, 64) as far as 0…1, where their
+    lattice lies (64, 2).
 
     The template is the mean of what was seen, and carries the mean damage of those frames.
     """
@@ -24,12 +28,12 @@ def sums_of(rates: np.ndarray, seen: np.ndarray, noise: float = 0.0, seed: int =
     mean = ((seen * left).sum(0) / seen.sum(0)) ** 0.4  # κ of the template, of which the maps have seen to a part
     n, power = 144.0 * seen, 50.0
     shaken = lambda size: noise * size * random.normal(size=n.shape)
-    zero = np.zeros_like(n)
+    zero, energy = np.zeros_like(n), n * power * mean**2
     return {
         "n": n, "raw": n * 20 * left + shaken(n * 20), "template": n * 20 * mean, "variance": n * 20,
         "l_elsewhere": zero, "crystal": n, "raw_l": n * power * left * mean + shaken(n * power * mean),
-        "ll": n * power * mean**2, "noise_ll": zero, "l": zero, "l_template": zero,
-        "v_ll": n * power * mean**2 * 20,
+        "ll": energy, "noise_ll": zero, "l": zero, "l_template": zero, "v_ll": energy * 20,
+        "ll_y": energy * lattice_at[:, 0], "ll_x": energy * lattice_at[:, 1],
     }  # fmt: skip
 
 
@@ -62,6 +66,17 @@ def test_uneven_loss_of_contrast_is_that_of_the_area() -> None:
     left = np.exp(-rates * AT[:, None]).mean(1)
     error = lambda balanced: np.abs(course(sums, name, balanced) - left / left[0]).max()
     assert error(True) < 0.02 and error(False) > 0.06
+
+
+def test_columns_off_the_middle_of_a_region_do_not_shift_it_down_a_slope() -> None:
+    """Damage grows from left to right, and each block's columns stand near its right border: they show too much."""
+    off = np.array([0.0, 4.0])
+    rates = lambda places: 0.4 + 3.0 * places[:, 1] / 96
+    sums = sums_of(rates(MIDDLE + off), np.ones((T, 64)), lattice_at=MIDDLE + off)
+    left = np.exp(-rates(MIDDLE) * AT[:, None]).mean(1)
+    error = lambda found: np.abs(course(found, "lattice") / (left / left[0]) - 1).max()
+    unmoved = sums | {"ll_y": sums["ll"] * MIDDLE[:, 0], "ll_x": sums["ll"] * MIDDLE[:, 1]}
+    assert error(unmoved) > 0.06 and error(sums) < 0.3 * error(unmoved)
 
 
 @pytest.mark.parametrize("name", ["lattice", "signal_ratio"])

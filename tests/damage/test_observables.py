@@ -15,12 +15,14 @@ from atomdiffuser import geometry as g
 from atomdiffuser.config import DamageSettings
 from atomdiffuser.damage import analysis as analysis_module
 from atomdiffuser.damage import observables as observables_module
+from atomdiffuser.damage import template as template_module
 from atomdiffuser.damage.analysis import measure_damage, measure_regions
-from atomdiffuser.damage.cells import Balanced
+from atomdiffuser.damage.balance import Balanced
 from atomdiffuser.damage.fitting import Scales, fit_regions
 from atomdiffuser.damage.observables import measure_frame
 from atomdiffuser.damage.regions import grid_regions
 from atomdiffuser.estimation.frame_source import FrameSource
+from atomdiffuser.estimation.template import TemplateSum
 
 SHAPE = (112, 150)
 N = 7
@@ -146,27 +148,39 @@ def test_a_frame_is_left_out_of_its_own_template(monkeypatch) -> None:
     frames, affines = s.series.frames.copy(), s.frame_from_reference
     frames[-1] = np.random.default_rng(0).poisson(frames[0].mean(), SHAPE)
     src, used, honest = source(frames), [], []
+    monkeypatch.setattr(template_module, "POWER", 0)  # all frames count alike, noise as well
 
     sum_frame = observables_module.sum_frame
 
-    def recording(source, index, affine, contrast, template, regions):
-        used.append((contrast, template, regions))
-        honest.append(measure_frame(source, index, affine, contrast, template, regions))
-        return sum_frame(source, index, affine, contrast, template, regions)
+    def recording(source, index, affine, maps, template, regions):
+        used.append((maps, template, regions))
+        honest.append(measure_frame(source, index, affine, maps, template, regions))
+        return sum_frame(source, index, affine, maps, template, regions)
 
     monkeypatch.setattr(analysis_module, "sum_frame", recording)
     measure_damage(src, affines, np.ones(N, bool), 0, REGIONS, SETTINGS)
-    (contrast, template, regions), last = used[-1], honest[-1]
-    assert np.all(np.abs(last.lattice / last.lattice_sigma) < 4.5)
-    prepared, place = observables_module.prepare_frames, torch.as_tensor(affines[-1])
+    (maps, template, regions), last = used[-1], honest[-1]
+    assert np.all(np.abs(last.lattice / last.lattice_sigma) < 3.5)
+    nothing = TemplateSum(*[torch.zeros_like(template.total.count)] * 4)
+    monkeypatch.setattr(template_module, "aligned_part", lambda *_: nothing)
+    naive = measure_frame(src, N - 1, torch.as_tensor(affines[-1]), maps, template, regions)
+    assert naive.lattice[0] > 3.5 * last.lattice_sigma[0] and naive.lattice[0] > 2 * abs(last.lattice[0])
 
-    def nothing_of_its_own(raw, scales):
-        seen = template.on_frame(N - 1, place)
-        return dataclasses.replace(prepared(raw, scales), lattice=seen.mean - seen.base, base=seen.base)
 
-    monkeypatch.setattr(observables_module, "prepare_frames", nothing_of_its_own)
-    naive = measure_frame(src, N - 1, place, contrast, template, regions)
-    assert naive.lattice[0] > 4.5 * last.lattice_sigma[0] and naive.lattice[0] > 3 * abs(last.lattice[0])
+def test_what_all_maps_but_the_references_have_wrong_is_no_step_after_it(monkeypatch) -> None:
+    """Maps are relative to the reference frame, whose own is 1; what its noise did to the others is in all of them."""
+    s = simulated(damage="none", drift_px_per_frame=1.0)
+
+    def contrast(of_others: float) -> np.ndarray:
+        maps = lambda k: (np.ones(SHAPE), np.full(SHAPE, 1.0 if k == 0 else of_others))
+        regions = grid_regions(SHAPE, (1, 1))
+        table = measure_damage(source(s), s.frame_from_reference, np.ones(N, bool), 0, regions, SETTINGS, maps_of=maps)
+        return table[table["region"] == "whole"]["contrast"].to_numpy()[1:]
+
+    step = lambda: np.abs(contrast(0.9) / contrast(1.0) - 1).max()
+    honest = step()
+    monkeypatch.setattr(analysis_module, "consistent", lambda sums, *_: sums)
+    assert honest < 0.003 and step() > 0.012
 
 
 def test_regions_move_with_the_sample() -> None:

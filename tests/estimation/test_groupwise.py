@@ -66,7 +66,7 @@ def test_a_frame_is_left_out_of_its_own_template() -> None:
     src, true = source(s), torch.as_tensor(s.frame_from_reference)
     start = disturbed(true, 8)
     total = sum_template(src, start, range(N))
-    nothing = TemplateSum(*(torch.zeros_like(t) for t in (total.filtered, total.base, total.count)))
+    nothing = TemplateSum(*(torch.zeros_like(t) for t in (total.filtered, total.base, total.count, total.squares)))
     options = FitOptions(src.noise, src.scales)
     k = N - 1
     own = aligned_part(src, k, start[k])
