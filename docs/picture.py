@@ -1,6 +1,6 @@
 """Takes the picture in the README: the first screen of a report, as Chromium shows it.
 
-python docs/picture.py REPORT.html [OUTPUT.png]
+    python docs/picture.py REPORT.html [OUTPUT.png]
 """
 
 from __future__ import annotations

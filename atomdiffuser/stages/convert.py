@@ -95,7 +95,9 @@ def convert(
             )
 
 
-def _copy(series: FrameSeries, writer: FrameWriter, source: Path, progress: Callable[[int, int], None] | None) -> None:
+def _copy(
+    series: FrameSeries, writer: FrameWriter, source: Path, progress: Callable[[int, int], None] | None
+) -> None:
     size = max(1, BATCH_BYTES // max(1, int(np.prod(series.frame_shape)) * series.frames.dtype.itemsize))
     for start in range(0, series.n_frames, size):
         batch = _read(series, start, start + size, source)
