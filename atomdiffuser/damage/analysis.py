@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from atomdiffuser.config import DamageSettings, DecaySettings
-from atomdiffuser.damage.balance import balance
+from atomdiffuser.damage.balance import Balanced, balance
 from atomdiffuser.damage.mixture import consistent
 from atomdiffuser.damage.observables import Observables, observe, sum_frame, unsure_lattice
 from atomdiffuser.damage.regions import RegionSet, block_size_px
@@ -138,15 +138,8 @@ def measure_regions(
             progress(done, total)
 
     given = maps_of or _estimated_maps(source, affines, reference_frame, usable)
-    mixture = torch.zeros(2, 1, *source.shape, dtype=torch.float64, device=source.device)
-    weights, typical = {}, {}
-    for k in usable:
-        maps = given(k)
-        weights[k], typical[k] = frame_weight(maps[1]), [_typical(values) for values in maps]
-        mixture += weights[k] * view(source, affines[k]) * torch.stack([_filled(values, source) for values in maps])
-    total_frames = sum_template(source, affines, usable, advance, weights)
-    template = make_template(total_frames, *mixture, weights, source.prepared([reference_frame]).base, source.scales)
-    block = block_size_px(source.scales.period_px)
+    template, of_maps = _template(source, affines, reference_frame, usable, given, advance)
+    block = block_size_px(source.scales.period_px, source.shape)
     regions = regions.with_blocks(block)
     n_frames, n_atoms = len(valid), regions.membership.shape[1]
     sums: dict[str, np.ndarray] = {}
@@ -155,31 +148,64 @@ def measure_regions(
         for name, values in sum_frame(source, k, affines[k], maps, template, regions).items():
             sums.setdefault(name, np.full((n_frames, n_atoms), np.nan))[k] = values
         advance()
+    weights = np.array([template.weights[k] for k in usable])
     if usable:
-        used = {name: values[usable] for name, values in sums.items()}
-        of_maps = np.array([typical[k] for k in usable]).T
-        for name, values in consistent(used, np.array([weights[k] for k in usable]), *of_maps).items():
+        used = consistent({name: values[usable] for name, values in sums.items()}, weights, *of_maps)
+        for name, values in used.items():
             sums[name][usable] = values
-    weighed = balance(sums, regions, block) if usable else None
-    blank = {name: np.zeros((n_frames, len(regions.regions))) for name in ("lattice", "signal_ratio")}
-    completion, left = (weighed.completion, weighed.sigma) if weighed is not None else (blank, blank)
-    values = {name: np.full((n_frames, len(regions.regions)), np.nan) for name in Observables.__dataclass_fields__}
-    if weighed is not None:
-        sums = weighed.sums
-        seen = observe({name: v[usable] for name, v in sums.items()}, regions.membership)
-        for name, column in values.items():
-            column[usable] = getattr(seen, name)
-        unsure = unsure_lattice({name: v[usable] for name, v in sums.items()}, regions.membership)
-        left["signal_ratio"][usable] = np.hypot(left["signal_ratio"][usable], np.minimum(unsure, 0.5))
-        for name, factor in completion.items():
-            values[name] *= factor
-            values[f"{name}_sigma"] *= factor
+    weighed = balance(sums, regions, block) if usable else _nothing(n_frames, len(regions.regions))
+    values = _values(weighed, regions, usable, weights)
     values["order"], values["order_sigma"] = _order(values)
     with np.errstate(divide="ignore", invalid="ignore"):
         covered = np.nan_to_num(values["n_px"]) / regions.sizes_px()
     accepted = np.asarray(valid, bool)[:, None] & (covered >= settings.min_coverage)
     values["coverage"] = np.minimum(np.nan_to_num(covered), 1.0)
-    return Measurement(regions, sums, completion, left, values, accepted, reference_frame, block, template)
+    return Measurement(
+        regions, weighed.sums, weighed.completion, weighed.sigma, values, accepted, reference_frame, block, template
+    )
+
+
+def _template(
+    source: FrameSource, affines: torch.Tensor, reference_frame: int, usable: list[int], given, advance
+) -> tuple[Template, np.ndarray]:
+    """The weighted sum of the frames and of their maps, and what is typical of each of these (intensity and contrast,
+    usable frames).
+    """
+    mixture = torch.zeros(2, 1, *source.shape, dtype=torch.float64, device=source.device)
+    weights, typical = {}, np.ones((2, len(usable)))
+    for n, k in enumerate(usable):
+        maps = given(k)
+        weights[k], typical[:, n] = frame_weight(maps[1]), [_typical(values) for values in maps]
+        mixture += weights[k] * view(source, affines[k]) * torch.stack([_filled(values, source) for values in maps])
+    total = sum_template(source, affines, usable, advance, weights)
+    base = source.prepared([reference_frame]).base
+    return make_template(total, *mixture, weights, base, source.scales), typical
+
+
+def _values(weighed: Balanced, regions: RegionSet, usable: list[int], weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Observables (t, regions) of whole regions; NaN in frames that are not usable."""
+    shape = next(iter(weighed.completion.values())).shape
+    values = {name: np.full(shape, np.nan) for name in Observables.__dataclass_fields__}
+    if not usable:
+        return values
+    sums = {name: v[usable] for name, v in weighed.sums.items()}
+    seen = observe(sums, regions.membership)
+    for name, column in values.items():
+        column[usable] = getattr(seen, name)
+    unsure = np.minimum(unsure_lattice(sums, regions.membership), 0.5)
+    weighed.sigma["signal_ratio"][usable] = np.hypot(weighed.sigma["signal_ratio"][usable], unsure)
+    # A frame's noise is also in the template of all others, with its weight: they move the other way together.
+    shared = 1 + (weights / weights.sum())[:, None]
+    for name, factor in weighed.completion.items():
+        values[name] *= factor
+        values[f"{name}_sigma"] *= factor
+        values[f"{name}_sigma"][usable] *= shared
+    return values
+
+
+def _nothing(n_frames: int, n_regions: int) -> Balanced:
+    blank = lambda value: {name: np.full((n_frames, n_regions), value) for name in ("lattice", "signal_ratio")}
+    return Balanced({}, blank(1.0), blank(0.0))
 
 
 def measure_damage(

@@ -26,6 +26,7 @@ WITHIN_CELL = 0.06  # 1 σ of a cell's level that is never known better, for dam
 NEAR_CELLS = 1.5  # reach over which cells tell of one another
 SLOPE_CELLS, SLOPE_RIDGE = 0.8, 0.05  # reach of a slope, and how far noise and small fields flatten it
 DENSITY_LIMITS = (0.25, 4.0)  # of a cell's weight, over the typical cell's, for the same area
+FACTOR_LIMITS, LARGEST_SIGMA = (0.5, 2.0), 0.5
 WITNESSES = ("lattice", "signal_ratio")
 
 
@@ -138,37 +139,47 @@ def _completed(
     Levels that are off weigh cells wrongly, which matters as far as their courses differ, and make a step of cells that
     leave; what is out of view is known as well as its cell's curve is.
     """
-    member, cells = regions.membership.astype(float), field.cells
-    parts = lambda weight: np.einsum("ra,ta,ac->trc", member, weight, cells, optimize=True)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        full, here = (w / w.sum(-1, keepdims=True) for w in (parts(whole[None]), parts(seen)))
-        curve = found.curve[:, None]  # (t, 1, cells)
-        everywhere, visible = (full * curve).sum(-1), (here * curve).sum(-1)
-        if places is not None:
-            off_full, off_seen = _off_centre(found.curve, field, seen, whole, places, member)
-            everywhere, visible = everywhere + off_full, visible + off_seen
-        mean = everywhere[..., None]
-        level_sigma = np.hypot(found.level_sigma, WITHIN_CELL)
-        weighed = ((full * (curve / mean - 1) * level_sigma) ** 2).sum(-1)
-        leaving = (((here - here[:1]) * found.level_sigma) ** 2).sum(-1)
-        hidden = (((full - here) / mean * found.curve_sigma[:, None]) ** 2).sum(-1)
-        factor, sigma = everywhere / visible, np.sqrt(weighed + leaving + hidden)
-    filled = lambda values, blank: np.where(np.isfinite(values), values, blank)
-    factors, sigmas = np.ones((len(used), len(member))), np.zeros((len(used), len(member)))
-    factors[used], sigmas[used] = np.clip(filled(factor, 1.0), 0.5, 2.0), np.minimum(filled(sigma, 0.0), 0.5)
+    factors, sigmas = np.ones((len(used), len(regions.regions))), np.zeros((len(used), len(regions.regions)))
+    slopes = _slopes(found.curve, field, seen, places) if places is not None else None
+    level_sigma = np.hypot(found.level_sigma, WITHIN_CELL)
+    for r, member in enumerate(regions.membership):
+        own, cells = seen[:, member], field.cells[member]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            full, here = (w / w.sum(-1, keepdims=True) for w in (whole[None, member] @ cells, own @ cells))
+            everywhere, visible = ((w * found.curve).sum(-1) for w in (full, here))
+            if slopes is not None:
+                mean = lambda weight, values: (weight * values).sum(-1) / weight.sum(-1)
+                everywhere = everywhere + mean(whole[member], slopes.off_centre(field.middle, member))
+                visible = visible + mean(own, slopes.off_centre(places, member))
+            relative = found.curve / everywhere[:, None]
+            weighed = ((full * (relative - 1) * level_sigma) ** 2).sum(-1)
+            leaving = (((here - here[:1]) * found.level_sigma) ** 2).sum(-1)
+            hidden = (((full - here) * found.curve_sigma / everywhere[:, None]) ** 2).sum(-1)
+            factor, sigma = everywhere / visible, np.sqrt(weighed + leaving + hidden)
+        factors[used, r] = np.clip(np.where(np.isfinite(factor), factor, 1.0), *FACTOR_LIMITS)
+        sigmas[used, r] = np.minimum(np.where(np.isfinite(sigma), sigma, 0.0), LARGEST_SIGMA)
     return factors, sigmas
 
 
-def _off_centre(curve, field: _Field, seen, whole, places, member) -> tuple[np.ndarray, np.ndarray]:
-    """(t, regions) what slopes of the curve within cells add to its mean over the area, and over what is seen.
-
-    A cell's own curve is that at the centre of what was seen of it.
+@dataclass(frozen=True)
+class _Slopes:
+    """Slope of the curve in each cell (t, cells, 2) [1/px], and the centre of what was seen of it (cells, 2): a cell's
+    own curve is that at this centre.
     """
-    cells = field.cells
-    total = np.maximum((seen @ cells).sum(0), 1e-300)
-    centre = np.einsum("ta,tad,ac->cd", seen, places, cells, optimize=True) / total[:, None]
-    slope = np.einsum("dck,tk->tdc", field.slope, curve) * ((seen @ cells).sum(0) > 0)
-    slope = np.moveaxis(slope @ cells.T, 1, 2)  # (t, atoms, 2)
-    away = lambda where: ((where - cells @ centre) * slope).sum(-1)
-    mean = lambda weight, where: (weight * away(where)) @ member.T / (weight @ member.T)
-    return mean(whole, field.middle), mean(seen, places)
+
+    slope: np.ndarray
+    centre: np.ndarray
+    cell: np.ndarray
+
+    def off_centre(self, places: np.ndarray, member: np.ndarray) -> np.ndarray:
+        """(t, atoms) what slopes add to the curves of a region's atoms at `places`, (atoms, 2) or (t, atoms, 2)."""
+        cell = self.cell[member]
+        return ((places[..., member, :] - self.centre[cell]) * self.slope[:, cell]).sum(-1)
+
+
+def _slopes(curve: np.ndarray, field: _Field, seen: np.ndarray, places: np.ndarray) -> _Slopes:
+    total = (seen @ field.cells).sum(0)
+    weighted = np.einsum("ta,tad->ad", seen, places)
+    centre = field.cells.T @ weighted / np.maximum(total, 1e-300)[:, None]
+    slope = np.moveaxis(field.slope @ curve.T, 0, -1).transpose(1, 0, 2) * (total > 0)[:, None]
+    return _Slopes(slope, centre, field.cells.argmax(1))

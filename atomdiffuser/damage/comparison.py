@@ -26,6 +26,7 @@ from atomdiffuser.damage.verdicts import SIGNIFICANCE, UNIT_TEXT, holm
 WHOLE = "whole"
 DIFFERENT_FLUX = 1.05  # ratio from which fluxes count as different
 MOST_PAIRS = 200
+LEAST_P = 0.001  # smaller ones are not told apart in words: no model of the noise is that good
 COLUMNS = (
     "witness", "question", "condition", "a", "b", "n_a", "n_b", "rate_a", "rate_b", "difference", "difference_lo95",
     "difference_hi95", "ratio", "ratio_lo95", "ratio_hi95", "effect_size", "p_value", "p_corrected",
@@ -154,7 +155,7 @@ def _pairs(table: pd.DataFrame, unit: str) -> list[dict[str, Any]]:
     rows = []
     for i, j in pairs:
         spread = math.hypot(sigma[i], sigma[j])
-        head = _head("pair", "", name[i], name[j], 1, 1, unit, "two series (normal)")
+        head = _head("pair", "", name[i], name[j], 1, 1, unit, "two series, noise of each alone (normal)")
         rows.append(
             head | _difference(rate[i], sigma[i], rate[j], sigma[j], spread, math.inf, spread / math.sqrt(2), 0.0)
         )
@@ -248,7 +249,7 @@ def _difference(rate_a, sigma_a, rate_b, sigma_b, spread, freedom, typical, betw
 
 
 def _text(row: Mapping[str, Any], p_corrected: float) -> str:
-    p = f"corrected p = {p_corrected:.2g}"
+    p = f"corrected p = {p_corrected:.2g}" if p_corrected >= LEAST_P else f"corrected p < {LEAST_P:g}"
     if row["question"] != "pair" and row["method"].count("slope"):
         return f"rate {'rises' if row['difference'] > 0 else 'falls'} with {row['condition']}" + (
             f" ({p})" if p_corrected < SIGNIFICANCE else f" by less than chance allows ({p})"
@@ -260,7 +261,8 @@ def _text(row: Mapping[str, Any], p_corrected: float) -> str:
     if math.isfinite(row["ratio"]):
         factor = row["ratio"] if row["ratio"] > 1 else 1 / row["ratio"]
         times = f" {factor:.2g} times"
-    return f"{faster} is damaged{times} faster than {slower} ({p})"
+    alone = "; one series each: how far samples of a kind differ is not in it" if row["question"] == "pair" else ""
+    return f"{faster} is damaged{times} faster than {slower} ({p}{alone})"
 
 
 def _sigma(row: Any) -> Any:
