@@ -82,10 +82,11 @@ def balance(sums: dict[str, np.ndarray], regions: RegionSet, block_px: int) -> B
     # what an atom adds to κ, its noise apart
     looks = {"lattice": (np.maximum(energy, 0) * share * level, area, places)}
 
-    fit = lambda name: seen[name] @ cells
+    # in a strip of a cell a few cut columns are much of the signal: what is taken for theirs follows the cell's course
+    course = found["lattice"].level * found["lattice"].curve
     with np.errstate(divide="ignore", invalid="ignore"):
-        kappa = np.nan_to_num(fit("raw_l") / (energy @ cells))
-    matter = (seen["raw"] @ cells) - np.where(np.abs(kappa) < 3, kappa, 0.0) * (seen["l"] @ cells)
+        kappa = np.nan_to_num(course * ((seen["raw_l"] @ cells).sum() / ((energy @ cells) * course).sum()))
+    matter = (seen["raw"] @ cells) - kappa * (seen["l"] @ cells)
     found["signal_ratio"] = courses_of_cells(
         matter, (seen["template"] - seen["l_template"]) @ cells, seen["variance"] @ cells, at, field.near
     )

@@ -15,6 +15,7 @@ import numpy as np
 
 LEVEL_PRIOR = 0.4  # 1 σ of the logarithm of a cell's level about the typical one
 PRIOR_ROUNDS = 12
+STRIP = 0.03  # 1 σ of what a strip of a cell shows, relative to the whole
 LOCAL_SHARE, FLAT_SHARE = 0.5, 0.05  # of what is expected of a cell: what its neighbours do, what any might
 RATES = np.concatenate([-np.geomspace(1.0, 0.02, 8), [0.0], np.geomspace(0.02, 40.0, 48)])
 STARTS = (0.0, 0.1, 0.2, 0.35, 0.5)
@@ -40,6 +41,8 @@ def courses_of_cells(
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio, spread = found / expected, variance / expected**2
     good = np.isfinite(ratio) & np.isfinite(spread) & (spread > 0) & (expected > 0.1 * np.nanmax(expected, 0))
+    with np.errstate(divide="ignore", invalid="ignore"):  # a strip of a cell is not quite like the whole of it
+        spread = spread + (STRIP * (1 - expected / np.nanmax(expected, 0)) * ratio) ** 2
     ratio, weight = np.where(good, ratio, 0.0), np.where(good, 1 / np.where(good, spread, 1.0), 0.0)
     # what scatters from frame to frame in the whole field alike tells nothing of a cell
     total = weight.sum(1)
@@ -54,6 +57,10 @@ def courses_of_cells(
         chi2 = power - amplitude * gy
         possible = amplitude > 0
         log, noise = np.log(np.where(possible, amplitude, 1.0)), 1 / np.maximum(gg * amplitude**2, 1e-12)
+    # where no shape follows a cell, its noise is larger than expected (Birge, Phys. Rev. 40, 207, 1932)
+    least = np.where(possible, chi2, np.inf).min(0) / np.maximum(good.sum(0) - 2, 1)
+    widened = np.where(np.isfinite(least), np.maximum(least, 1.0), 1.0)
+    chi2, noise = chi2 / widened, noise * widened
     typical, p = 0.0, np.exp(prior)[:, None] * possible
     flat = np.exp(prior)[:, None] / np.exp(prior).sum()
     for _ in range(PRIOR_ROUNDS):

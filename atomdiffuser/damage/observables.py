@@ -102,7 +102,7 @@ def sum_frame(
     }  # fmt: skip
     # Beside an edge a step stands about the local mean. It is mass, and in Σ l it would fade with the lattice.
     on_level = {"l": seen.level * structure, "l_template": seen.level * whole * (seen.mean - seen.base)}
-    elsewhere = torch.where(seen.crystal, 0.0, whole * (seen.mean - seen.base))
+    elsewhere = torch.where(seen.level, 0.0, whole * (seen.mean - seen.base))
     everywhere["l_elsewhere"] = elsewhere
     sums = {name: sum_by_atom(image, label, regions) for name, image in everywhere.items()}
     on_crystal |= on_level

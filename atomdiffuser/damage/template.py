@@ -141,9 +141,9 @@ def make_template(
 
     The local mean of the reference frame (1, Y, X) tells where there is lattice: damage makes slopes of its own.
     """
-    crystal = shows_lattice(reference_base, scales) & (total.count > 0)
-    level = _level(crystal, scales.base_px)
-    return Template(total, intensity, contrast, crystal, level, weights, usable_margin_px(scales))
+    crystal, looked = shows_lattice(reference_base, scales), total.count > 0
+    level = _level(crystal, scales.base_px) & looked  # where the view ends there is no edge
+    return Template(total, intensity, contrast, crystal & looked, level, weights, usable_margin_px(scales))
 
 
 def _coefficients(total: Tensor, count: Tensor) -> Tensor:
