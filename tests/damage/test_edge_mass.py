@@ -8,6 +8,7 @@ import torch
 
 from atomdiffuser.config import DamageSettings
 from atomdiffuser.damage import Scales, fit_regions, grid_regions, measure_regions
+from atomdiffuser.damage import template as template_module
 from atomdiffuser.estimation.frame_source import FrameSource
 from atomdiffuser.simulation.series import simulate_series
 
@@ -42,3 +43,30 @@ def test_a_step_of_mass_is_no_lattice_that_fades(fitted) -> None:
 def test_the_lattice_that_fades_is_still_seen(fitted) -> None:
     contrast = fitted[(fitted["witness"] == "contrast") & (fitted["empty"] < 0.5)]
     assert np.allclose(contrast["loss_percent"], 100 * (1 - np.exp(-21 / 20)), atol=4)
+
+
+def test_where_the_view_ends_there_is_no_edge(monkeypatch) -> None:
+    """Columns cut by the border of the view fade, the mass stays: 2 % of it would seem to go with them."""
+    shape, n, regions = (128, 160), 12, grid_regions((128, 160), (2, 3))
+    s = simulate_series(
+        "LLZO[100]", n_frames=n, shape=shape, electrons_per_px=1000.0, drift_px_per_frame=(0.5, 3.5), vacancies=0.0,
+        random_walk_px=0.2, damage="uniform", witness="contrast", critical_fluence=10000.0, seed=0,
+    )  # fmt: skip
+    source = FrameSource(s.series, torch.device("cpu"), dark_level=0.0, gain_e=1.0)
+
+    def error() -> float:
+        measured = measure_regions(
+            source, s.frame_from_reference, np.ones(n, bool), 0, regions, DamageSettings(),
+            maps_of=lambda k: (s.intensity[k], s.contrast[k]),
+        )  # fmt: skip
+        return float(np.nanmax(np.abs(measured.ratios("signal_ratio")[0] - 1)))
+
+    honest, level = error(), template_module._level
+
+    def bordered(crystal: torch.Tensor, base_px: float) -> torch.Tensor:
+        inside = torch.zeros_like(crystal)
+        inside[:, 6:-6, 6:-6] = True
+        return level(crystal & inside, base_px)
+
+    monkeypatch.setattr(template_module, "_level", bordered)
+    assert honest < 0.01 and error() > 2 * honest
