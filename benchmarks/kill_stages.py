@@ -132,8 +132,13 @@ def run() -> pd.DataFrame:
     import tempfile
 
     points = os.environ.get("KILL_POINTS")
+    kills: list[Kill] = []
     with tempfile.TemporaryDirectory() as folder:
-        kills = list(kill_stages(Path(folder), int(points) if points else None, times_per_stage=5))
+        for kill in kill_stages(Path(folder), int(points) if points else None, times_per_stage=5):
+            kills.append(kill)
+            if len(kills) % 20 == 0:
+                told = f"{len(kills)} kills so far, {sum(k.harmless for k in kills)} without a loss"
+                print(f"{kill.stage}: {told}", file=sys.stderr, flush=True)
     return table_of(kills)
 
 
