@@ -61,6 +61,10 @@ picture: $(STAMPS)/demo $(STAMPS)/test  ## take the picture in the README again,
 benchmark-kill: $(STAMPS)/demo  ## kill every stage before each of its 3,500 file operations (hours; KILL_POINTS=40 of a stage)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks kill
 
+.PHONY: benchmark-scale
+benchmark-scale: $(STAMPS)/demo  ## measure speed and memory of big sessions (SCALE_PARTS=startup,convert,pairs,series,session)
+	@$(BIN)/python -m benchmarks scale
+
 .PHONY: coverage
 coverage: $(STAMPS)/test $(STAMPS)/demo $(STAMPS)/docs $(STAMPS)/citation $(STAMPS)/quality  ## lines that the tests run; fails under 90 %
 	@rm -rf .coverage

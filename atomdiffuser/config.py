@@ -37,7 +37,9 @@ class ConvertSettings:
     """Raw file → frames.ome.zarr."""
 
     pyramid_levels: int = setting(2, "Halved copies stored for viewers", minimum=0, maximum=8)
-    compression_level: int = setting(3, "Zstandard level; 0 stores uncompressed", minimum=0, maximum=19)
+    compression_level: int = setting(
+        1, "Level of Blosc's Zstandard after a shuffle of bytes; 0 stores uncompressed", minimum=0, maximum=9
+    )
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks import damage_truth, demo_truth, drift_bound, fuzz, kill_stages, pair_drift, report_pages
+from benchmarks import damage_truth, demo_truth, drift_bound, fuzz, kill_stages, pair_drift, report_pages, scale
 
 KEPT = Path("artefacts/benchmarks")
 
@@ -31,8 +31,9 @@ BENCHMARKS = {
     "report": report_pages.run,
     "kill": kill_stages.run,
     "fuzz": fuzz.run,
+    "scale": scale.run,
 }
-ON_REQUEST = ("kill", "drift-bound", "fuzz")  # these take their time
+ON_REQUEST = ("kill", "drift-bound", "fuzz", "scale")  # these take their time
 
 
 def main(names: list[str]) -> int:

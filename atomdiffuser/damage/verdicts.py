@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from atomdiffuser.damage.signals import SignalKinetics
+if TYPE_CHECKING:
+    from atomdiffuser.damage.signals import SignalKinetics
 
 SIGNIFICANCE = 0.05
 EMPTY_SHARE = 0.25  # of the field's mean signal: below this there is no specimen

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 import zarr
-from zarr.codecs import ZstdCodec
 
 from atomdiffuser._version import __version__
 from atomdiffuser.errors import ShapeError, StoreError
 from atomdiffuser.io._zspy_maps import describe_for_hyperspy
 from atomdiffuser.io.store import (
     ROOT_KEY,
+    compressors,
     create_array,
     link_zspy,
     multiscales,
@@ -32,7 +32,7 @@ from atomdiffuser.io.store import (
 )
 
 MAP_NAMES = ("intensity", "contrast", "intensity_sigma", "contrast_sigma", "coverage")
-COMPRESSION_LEVEL = 3
+COMPRESSION_LEVEL = 1
 
 
 class MapWriter:
@@ -103,8 +103,8 @@ def create_maps(
         for name in MAP_NAMES:
             group = root.create_group(name)
             group.attrs["ome"] = multiscales(name, [("0", stride)], step_s, pixel_size_nm)
-            compressors = [ZstdCodec(level=COMPRESSION_LEVEL)]
-            arrays[name] = create_array(group, "0", (n_frames, *map_shape), np.float32, compressors)
+            codecs = compressors(COMPRESSION_LEVEL, np.float32)
+            arrays[name] = create_array(group, "0", (n_frames, *map_shape), np.float32, codecs)
         writer = MapWriter(arrays, n_frames)
         yield writer
         if missing := writer.missing():
@@ -154,7 +154,7 @@ def write_still_maps(
                     kind = transform["type"]
                     transform[kind] = transform[kind][1:]
             group.attrs["ome"] = described
-            write_array(group, "0", np.asarray(values, np.float32), [ZstdCodec(level=COMPRESSION_LEVEL)])
+            write_array(group, "0", np.asarray(values, np.float32), compressors(COMPRESSION_LEVEL, np.float32))
         root.attrs[ROOT_KEY] = to_json(
             {
                 **(attributes or {}),

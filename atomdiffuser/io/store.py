@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import zarr
-from zarr.codecs import ZstdCodec
+from zarr.codecs import BloscCodec
 
 from atomdiffuser._version import __version__
 from atomdiffuser.errors import ShapeError, StoreError
@@ -44,29 +44,38 @@ RESERVED_NAMES = ("Experiments",)
 class FrameWriter:
     """Takes frames one by one; made by `create_frames`."""
 
-    def __init__(self, root: zarr.Group, levels: list[zarr.Array], compressors: Any) -> None:
-        self._root, self._levels, self._compressors = root, levels, compressors
+    def __init__(self, root: zarr.Group, levels: list[zarr.Array], compression_level: int) -> None:
+        self._root, self._levels, self._compression_level = root, levels, compression_level
         self._written = np.zeros(levels[0].shape[0], dtype=bool)
 
     def write(self, index: int, frame: np.ndarray) -> None:
         """Store one (y, x) frame and its pyramid."""
-        frame = np.asarray(frame)
-        target = self._levels[0]
-        if frame.shape != target.shape[1:]:
-            raise ShapeError(f"frame {index} has shape {frame.shape}, expected {target.shape[1:]}")
-        if not 0 <= index < target.shape[0]:
-            raise ShapeError(f"frame {index} is outside 0…{target.shape[0] - 1}")
-        if not np.can_cast(frame.dtype, target.dtype, "same_kind"):
-            raise ShapeError(f"frame {index} is {frame.dtype}, the store holds {target.dtype}")
-        for level, array in enumerate(self._levels):
-            array[index] = block_mean(frame, 2**level).astype(target.dtype, copy=False)
-        self._written[index] = True
+        self.write_batch(index, np.asarray(frame)[None])
+
+    def write_batch(self, first: int, frames: np.ndarray) -> None:
+        """Store (n, y, x) frames that follow each other, and their pyramids; faster than one by one."""
+        target, stop = self._levels[0], first + len(frames)
+        if frames.shape[1:] != target.shape[1:]:
+            raise ShapeError(f"frame {first} has shape {frames.shape[1:]}, expected {target.shape[1:]}")
+        if not 0 <= first < stop <= target.shape[0]:
+            outside = first if not 0 <= first < target.shape[0] else stop - 1
+            raise ShapeError(f"frame {outside} is outside 0…{target.shape[0] - 1}")
+        if not np.can_cast(frames.dtype, target.dtype, "same_kind"):
+            raise ShapeError(f"frame {first} is {frames.dtype}, the store holds {target.dtype}")
+        target[first:stop] = frames
+        for level, array in enumerate(self._levels[1:], 1):
+            means = np.empty((len(frames), *array.shape[1:]), array.dtype)
+            for k, frame in enumerate(frames):  # one at a time stays in the processor's cache
+                means[k] = block_mean(frame, 2**level)
+            array[first:stop] = means
+        self._written[first:stop] = True
 
     def write_array(self, name: str, array: np.ndarray) -> None:
         """Store a further array beside the frames, such as the mean of the aligned series."""
         if name in RESERVED_NAMES or "/" in name:
             raise StoreError(f"an array cannot be called {name!r} in a frame store")
-        write_array(self._root, name, np.asarray(array), self._compressors)
+        array = np.asarray(array)
+        write_array(self._root, name, array, compressors(self._compression_level, array.dtype))
 
     def missing(self) -> list[int]:
         """Frames that have not been written yet."""
@@ -87,7 +96,7 @@ def create_frames(
     attributes: Mapping[str, Any] | None = None,
     original_metadata: Mapping[str, Any] | None = None,
     pyramid_levels: int = 2,
-    compression_level: int = 3,
+    compression_level: int = 1,
     origin_px: tuple[int, int] = (0, 0),
 ) -> Iterator[FrameWriter]:
     """Write a frame store; it appears under `path`, whole, when the `with` block ends without an error.
@@ -107,7 +116,7 @@ def create_frames(
     pyramid_levels
         Halved copies at most; levels smaller than a thumbnail are left out.
     compression_level
-        Zstandard level; 0 stores uncompressed.
+        See `compressors`.
     origin_px
         Where the first pixel lies on the grid of the raw frames (y, x), so that viewers put both on top of each other.
     """
@@ -117,7 +126,7 @@ def create_frames(
     if times is not None and times.shape != (n_frames,):
         raise ShapeError(f"{n_frames} frames but times of shape {times.shape}")
     step_s = time_step(times, acquisition.frame_time_s)
-    compressors = [ZstdCodec(level=compression_level)] if compression_level else None
+    codecs = compressors(compression_level, dtype)
     with replacing_folder(path) as partial:
         root = zarr.open_group(partial, mode="w", zarr_format=3)
         shapes = [(n_frames, *frame_shape)]
@@ -128,8 +137,8 @@ def create_frames(
             shapes.append((n_frames, y, x))
         names = [f"{EXPERIMENT}/data", *(f"{EXPERIMENT}/pyramid/{level}" for level in range(1, len(shapes)))]
         _write_zspy_groups(root, shapes[0], acquisition, name, step_s, original_metadata or {}, origin_px)
-        levels = [create_array(root, n, s, dtype, compressors) for n, s in zip(names, shapes, strict=True)]
-        writer = FrameWriter(root, levels, compressors)
+        levels = [create_array(root, n, s, dtype, codecs) for n, s in zip(names, shapes, strict=True)]
+        writer = FrameWriter(root, levels, compression_level)
         yield writer
         if missing := writer.missing():
             raise StoreError(f"{path}: frames {missing[:5]} of {n_frames} were never written")
@@ -320,8 +329,22 @@ def block_mean(frame: np.ndarray, factor: int) -> np.ndarray:
     if factor == 1:
         return frame
     y, x = (n // factor for n in frame.shape)
-    mean = frame[: y * factor, : x * factor].reshape(y, factor, x, factor).mean((1, 3), dtype=np.float64)
-    return np.rint(mean) if frame.dtype.kind in "iu" else mean
+    whole = frame.dtype.kind in "iu"
+    narrow = whole and frame.dtype.itemsize <= 2 and factor <= 16  # sums are exact in 32 bit, whole or not
+    # several times faster than `reshape(…).mean((1, 3))`: long runs are added instead of short ones
+    rows = _sum_of_slices(
+        [frame[i : y * factor : factor, : x * factor] for i in range(factor)], np.int32 if narrow else np.float64
+    )
+    mean = _sum_of_slices([rows[:, i::factor] for i in range(factor)], np.float32 if narrow else np.float64)
+    mean /= mean.dtype.type(factor**2)
+    return np.rint(mean, out=mean) if whole else mean
+
+
+def _sum_of_slices(slices: list[np.ndarray], dtype: type) -> np.ndarray:
+    total = slices[0].astype(dtype)
+    for values in slices[1:]:
+        total += values
+    return total
 
 
 def native_dtype(dtype: Any) -> np.dtype:
@@ -332,6 +355,16 @@ def native_dtype(dtype: Any) -> np.dtype:
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         raise ShapeError(f"frames of dtype {dtype} cannot be stored, expected integers or floats of up to 64 bit")
     return dtype.newbyteorder("=")
+
+
+def compressors(level: int, dtype: Any) -> list[BloscCodec] | None:
+    """Zstandard by Blosc after a shuffle of bytes; level 0 stores uncompressed.
+
+    Counts and maps are noisy: their upper bytes compress well once they lie together, their lower ones hardly at all.
+    """
+    if not level:
+        return None
+    return [BloscCodec(cname="zstd", clevel=level, shuffle="shuffle", typesize=np.dtype(dtype).itemsize)]
 
 
 def create_array(group: zarr.Group, name: str, shape: tuple[int, ...], dtype: Any, compressors: Any) -> zarr.Array:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 
 from atomdiffuser.io.tables import read_table
 from atomdiffuser.report import svg
@@ -75,6 +74,8 @@ def conditions_figure(samples: pd.DataFrame, unit: str) -> str:
     varied = [c for c in named if rows[c].astype(str).replace({"": np.nan, "nan": np.nan}).nunique() > 1]
     if not varied:
         return ""
+    import seaborn as sns  # most of the time of a job that draws without it
+
     shown = varied[:MAX_CONDITIONS]
     with svg.figure(6.6, 3.4) as figure:
         panels = np.atleast_1d(figure.subplots(1, len(shown), sharey=True))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 
 from atomdiffuser.report import svg
 from atomdiffuser.report.facts import WHOLE, SeriesFacts
@@ -95,9 +94,8 @@ def pairs_figure(pairs: pd.DataFrame, facts: SeriesFacts) -> str:
             finite = matrix[np.isfinite(matrix)]
             top = top or (max(float(np.percentile(finite, 98)), 1e-6) if finite.size else 1.0)
             axes.grid(False)
-            colours = sns.color_palette("cividis", as_cmap=True)
             aspect = "equal" if square else "auto"
-            image = axes.imshow(matrix, cmap=colours, vmin=0, vmax=top, interpolation="nearest", aspect=aspect)
+            image = axes.imshow(matrix, cmap="cividis", vmin=0, vmax=top, interpolation="nearest", aspect=aspect)
             axes.set(xlabel="moving frame", ylabel="reference frame" if square else "lag")
             if not square:
                 axes.set_yticks(range(len(lags)), [str(lag) for lag in lags])

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
+from matplotlib import colormaps
 
 from atomdiffuser.report import images
 from atomdiffuser.report.colours import change_lut
@@ -153,8 +153,7 @@ def _coloured(place: np.ndarray, lut: np.ndarray, stride: int, shape: tuple[int,
 
 
 def _cividis() -> np.ndarray:
-    palette = sns.color_palette("cividis", n_colors=256)
-    return np.rint(255 * np.array(palette)).astype(np.uint8)
+    return colormaps["cividis"](np.arange(256), bytes=True)[:, :3]
 
 
 def _gradient(lut: np.ndarray) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 
 from atomdiffuser.report import svg
 from atomdiffuser.report.colours import SERIES
@@ -28,7 +27,7 @@ def closure_figure(closures: pd.DataFrame, limit_px: float) -> str:
         high = max(float(values.max()), 1.5 * limit_px, 10 * low)
         bins = np.geomspace(low, high, 25)
         shown = np.clip(values, low, None)
-        sns.histplot(x=shown, bins=bins, ax=axes, color=svg.INTENSITY, edgecolor=svg.PAPER, alpha=1)
+        axes.hist(shown, bins=bins, color=svg.INTENSITY, edgecolor=svg.PAPER)
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.xaxis.set_minor_formatter("")
@@ -76,7 +75,7 @@ def spots_figure(spots: pd.DataFrame, facts: SeriesFacts, trajectory: pd.DataFra
         for i, shell in enumerate(shells):
             curve = rows[rows["shell"] == shell].sort_values("frame")
             x = _abscissa(curve, facts, trajectory)
-            colour = sns.color_palette(SERIES).as_hex()[i]
+            colour = SERIES[i]
             marker, line = SHELL_STYLES[i]
             label = shell_name(curve.iloc[0])
             lo, hi = curve["ratio_lo95"].to_numpy(float), curve["ratio_hi95"].to_numpy(float)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import seaborn as sns
 
 from atomdiffuser.report import svg
 from atomdiffuser.report.colours import SERIES
@@ -77,7 +76,6 @@ def curves_figure(curves: Sequence[Curve], unit: str) -> str:
     rows = sorted(rows, key=lambda c: float(c.contrast[np.isfinite(c.contrast)][-1]))
     column = {"e_per_A2": "fluence_e_per_A2", "s": "time_s", "frame": "frame"}[unit]
     described = f"Contrast of {len(rows)} series against {AXIS_LABELS[column]}; all end values are in the table."
-    palette = sns.color_palette(SERIES, n_colors=len(SERIES)).as_hex()
     styles = ("-", "--", "-.", ":")
     with svg.figure(6.6, 3.9) as figure:
         axes = figure.subplots()
@@ -88,7 +86,7 @@ def curves_figure(curves: Sequence[Curve], unit: str) -> str:
             named = i < MAX_LEGEND
             axes.plot(
                 curve.x[keep], curve.contrast[keep], styles[i % len(styles)] if named else "-",
-                color=palette[i % len(palette)] if named else svg.MUTED, alpha=1.0 if named else 0.45,
+                color=SERIES[i % len(SERIES)] if named else svg.MUTED, alpha=1.0 if named else 0.45,
                 linewidth=1.5 if named else 0.8, label=short_name(curve.name) if named else None,
             )  # fmt: skip
         axes.axhline(1, color=svg.MUTED, linewidth=0.8, linestyle=":")

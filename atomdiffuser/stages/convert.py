@@ -16,7 +16,7 @@ from atomdiffuser.io.readers import apply_overrides, quiet, read_series
 from atomdiffuser.io.store import FrameWriter, create_frames
 from atomdiffuser.series import FrameSeries
 
-BATCH_BYTES = 64 * 2**20
+BATCH_BYTES = 16 * 2**20
 """Frames are read together up to this size: source files may be chunked across frames."""
 
 
@@ -95,9 +95,7 @@ def convert(
             )
 
 
-def _copy(
-    series: FrameSeries, writer: FrameWriter, source: Path, progress: Callable[[int, int], None] | None
-) -> None:
+def _copy(series: FrameSeries, writer: FrameWriter, source: Path, progress: Callable[[int, int], None] | None) -> None:
     size = max(1, BATCH_BYTES // max(1, int(np.prod(series.frame_shape)) * series.frames.dtype.itemsize))
     for start in range(0, series.n_frames, size):
         batch = _read(series, start, start + size, source)
@@ -106,7 +104,8 @@ def _copy(
                 raise ReadError(
                     f"{source}: frame {k} holds no finite value; list it under excluded_frames in session.yaml"
                 )
-            writer.write(k, frame)
+        writer.write_batch(start, batch)
+        for k in range(start, start + len(batch)):
             if progress is not None:
                 progress(k + 1, series.n_frames)
 

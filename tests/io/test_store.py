@@ -11,10 +11,12 @@ import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from zarr.codecs import ZstdCodec
 
 from atomdiffuser.errors import ShapeError, StoreError
 from atomdiffuser.io.store import (
     block_mean,
+    compressors,
     create_frames,
     read_array,
     read_attributes,
@@ -288,3 +290,54 @@ def test_importing_the_store_does_not_import_hyperspy():
 @settings(max_examples=50, deadline=None)
 def test_any_metadata_becomes_strict_json(tree):
     json.dumps(to_json(tree), allow_nan=False)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "uint64", "float32"])
+def test_block_means_are_those_of_numpy_to_the_last_count(dtype):
+    """Also where sums are large, and rounded to even at one half."""
+    rng = np.random.default_rng(1)
+    top = 2**40 if np.dtype(dtype).kind != "f" and np.dtype(dtype).itemsize == 8 else None
+    largest = 1e6 if dtype == "float32" else top or np.iinfo(dtype).max
+    frame = (rng.random((37, 29)) * largest).astype(dtype)
+    frame[:2, :2] = [[1, 2], [0, 3]]  # 1.5, to 2
+    for factor in (2, 4, 16):
+        y, x = 37 // factor, 29 // factor
+        blocks = frame[: y * factor, : x * factor].reshape(y, factor, x, factor).astype(np.float64)
+        mean = blocks.mean((1, 3))
+        expected = mean if dtype == "float32" else np.rint(mean)
+        np.testing.assert_allclose(block_mean(frame, factor), expected, rtol=1e-12 if dtype == "float32" else 0)
+    if dtype != "float32":
+        assert block_mean(frame, 2)[0, 0] == 2
+
+
+def test_a_batch_is_stored_like_its_frames_one_by_one(tmp_path):
+    stack = np.random.default_rng(0).integers(0, 60000, (5, 70, 66)).astype(np.uint16)
+    known = dict(n_frames=5, frame_shape=(70, 66), dtype=np.uint16, times_s=None, acquisition=Acquisition(), name="a")
+    with create_frames(tmp_path / "a.ome.zarr", **known) as writer:
+        writer.write_batch(0, stack[:3])
+        writer.write_batch(3, stack[3:])
+    with create_frames(tmp_path / "b.ome.zarr", **known) as writer:
+        for k, frame in enumerate(stack):
+            writer.write(k, frame)
+    for name in ("data", "pyramid/1"):
+        a, b = (zarr.open_array(tmp_path / f"{s}.ome.zarr" / "Experiments/frames" / name)[...] for s in "ab")
+        np.testing.assert_array_equal(a, b)
+    assert np.array_equal(zarr.open_array(tmp_path / "a.ome.zarr/Experiments/frames/data")[...], stack)
+
+
+def test_a_batch_beyond_the_last_frame_is_refused(tmp_path):
+    known = dict(n_frames=3, frame_shape=(40, 40), dtype=np.uint16, times_s=None, acquisition=Acquisition(), name="a")
+    with pytest.raises(ShapeError, match="frame 3 is outside 0…2"), create_frames(tmp_path / "a", **known) as writer:
+        writer.write_batch(2, np.zeros((2, 40, 40), np.uint16))
+
+
+def test_noisy_counts_are_stored_in_less_than_zstandard_alone_takes(tmp_path):
+    """Why the bytes are shuffled first: the upper bytes of counts are alike."""
+    counts = np.random.default_rng(0).poisson(300, (1, 256, 256)).astype(np.uint16)
+    sizes = []
+    for codecs in (compressors(1, counts.dtype), [ZstdCodec(level=3)]):
+        store = tmp_path / str(len(sizes))
+        zarr.create_array(store, data=counts, chunks=counts.shape, compressors=codecs)
+        sizes.append(sum(p.stat().st_size for p in store.rglob("c/**/*") if p.is_file()))
+    assert sizes[0] < 0.97 * sizes[1] < 0.97 * counts.nbytes
+    assert compressors(0, counts.dtype) is None

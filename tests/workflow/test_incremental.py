@@ -22,7 +22,7 @@ def of_both(*stages: str) -> set[str]:
 @pytest.mark.parametrize(
     ("setting", "stages"),
     [
-        ("convert={'compression_level': 1}", STAGES),
+        ("convert={'compression_level': 2}", STAGES),
         ("register={'lags': [2]}", ("register", "decay", "damage", "align", "report")),
         ("decay={'map_stride': 8}", ("decay", "damage", "report")),
         ("decay={'method': 'regression'}", ("decay", "damage", "report")),
