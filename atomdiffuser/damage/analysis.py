@@ -19,7 +19,7 @@ from atomdiffuser.damage.template import Template, frame_weight, make_template
 from atomdiffuser.estimation.frame_source import FrameSource
 from atomdiffuser.estimation.local_regression import estimate_decay_maps, full_resolution
 from atomdiffuser.estimation.prepare import PreparedFrames
-from atomdiffuser.estimation.template import sum_template, view
+from atomdiffuser.estimation.template import aligned_part, empty_sum
 
 FRAMES_AT_ONCE_PX = 2**20
 WITNESSES = {"intensity": "signal_ratio", "contrast": "lattice", "crystallinity": "order"}
@@ -138,7 +138,7 @@ def measure_regions(
             progress(done, total)
 
     given = maps_of or _estimated_maps(source, affines, reference_frame, usable)
-    template, of_maps = _template(source, affines, reference_frame, usable, given, advance)
+    template = _template(source, affines, reference_frame, usable, given, advance)
     block = block_size_px(source.scales.period_px, source.shape)
     regions = regions.with_blocks(block)
     n_frames, n_atoms = len(valid), regions.membership.shape[1]
@@ -150,7 +150,7 @@ def measure_regions(
         advance()
     weights = np.array([template.weights[k] for k in usable])
     if usable:
-        used = consistent({name: values[usable] for name, values in sums.items()}, weights, *of_maps)
+        used = consistent({name: values[usable] for name, values in sums.items()}, weights)
         for name, values in used.items():
             sums[name][usable] = values
     weighed = balance(sums, regions, block) if usable else _nothing(n_frames, len(regions.regions))
@@ -167,19 +167,18 @@ def measure_regions(
 
 def _template(
     source: FrameSource, affines: torch.Tensor, reference_frame: int, usable: list[int], given, advance
-) -> tuple[Template, np.ndarray]:
-    """The weighted sum of the frames and of their maps, and what is typical of each of these (intensity and contrast,
-    usable frames).
-    """
+) -> Template:
+    """The weighted sum of the frames and of their maps, where each frame's own pixels are seen."""
     mixture = torch.zeros(2, 1, *source.shape, dtype=torch.float64, device=source.device)
-    weights, typical = {}, np.ones((2, len(usable)))
-    for n, k in enumerate(usable):
-        maps = given(k)
-        weights[k], typical[:, n] = frame_weight(maps[1]), [_typical(values) for values in maps]
-        mixture += weights[k] * view(source, affines[k]) * torch.stack([_filled(values, source) for values in maps])
-    total = sum_template(source, affines, usable, advance, weights)
+    total, weights = empty_sum(source), {}
+    for k in usable:
+        maps, part = given(k), aligned_part(source, k, affines[k])
+        weights[k] = frame_weight(maps[1])
+        total.add(part, weights[k])
+        mixture += weights[k] * part.count * torch.stack([_filled(values, source) for values in maps])
+        advance()
     base = source.prepared([reference_frame]).base
-    return make_template(total, *mixture, weights, base, source.scales), typical
+    return make_template(total, *mixture, weights, base, source.scales)
 
 
 def _values(weighed: Balanced, regions: RegionSet, usable: list[int], weights: np.ndarray) -> dict[str, np.ndarray]:

@@ -84,8 +84,9 @@ def balance(sums: dict[str, np.ndarray], regions: RegionSet, block_px: int) -> B
 
     # in a strip of a cell a few cut columns are much of the signal: what is taken for theirs follows the cell's course
     course = found["lattice"].level * found["lattice"].curve
-    with np.errstate(divide="ignore", invalid="ignore"):
-        kappa = np.nan_to_num(course * ((seen["raw_l"] @ cells).sum() / ((energy @ cells) * course).sum()))
+    expected = ((energy @ cells) * course).sum()
+    clear = expected > 0 and np.sqrt(seen["v_ll"].sum()) < expected  # without a lattice there is none to take off
+    kappa = course * (seen["raw_l"].sum() / expected if clear else 0.0)
     matter = (seen["raw"] @ cells) - kappa * (seen["l"] @ cells)
     found["signal_ratio"] = courses_of_cells(
         matter, (seen["template"] - seen["l_template"]) @ cells, seen["variance"] @ cells, at, field.near
@@ -101,11 +102,12 @@ def balance(sums: dict[str, np.ndarray], regions: RegionSet, block_px: int) -> B
 
 @dataclass(frozen=True)
 class _Field:
-    """Atoms and cells: `cells` (atoms, cells) 0 or 1, which cell the middle of an atom lies in; `near` (cells, cells)
-    how near cells are, 0 for itself; `middle` (atoms, 2) centres of area [px]; `slope` (2, cells, cells) turns values
-    of cells into their slopes [1/px].
+    """Atoms and cells: `cell` (atoms,) which cell the middle of an atom lies in, `cells` (atoms, cells) the same as
+    0 or 1; `near` (cells, cells) how near cells are, 0 for itself; `middle` (atoms, 2) centres of area [px]; `slope`
+    (2, cells, cells) turns values of cells into their slopes [1/px].
     """
 
+    cell: np.ndarray
     cells: np.ndarray
     near: np.ndarray
     middle: np.ndarray
@@ -118,7 +120,8 @@ def _field(regions: RegionSet, size_px: int) -> _Field:
     count = np.bincount(label)
     middle = np.stack([np.bincount(label, at) / count for at in np.nonzero(inside)], 1)
     place, number = np.unique(middle // size_px, axis=0, return_inverse=True)
-    cells = np.eye(len(place))[number.ravel()]
+    cell = number.ravel()
+    cells = np.eye(len(place))[cell]
     apart = scipy.spatial.distance.cdist(place, place, "sqeuclidean")
     near = np.where(apart > 0, np.exp(-0.5 * apart / NEAR_CELLS**2), 0.0)
     centre = (cells * count[:, None]).T @ middle / (count @ cells)[:, None]
@@ -128,7 +131,7 @@ def _field(regions: RegionSet, size_px: int) -> _Field:
         offset = centre - (weight[c] @ centre) / weight[c].sum()
         normal = (offset * weight[c][:, None]).T @ offset + SLOPE_RIDGE * size_px**2 * np.eye(2)
         slope[:, c] = np.linalg.solve(normal, (offset * weight[c][:, None]).T)
-    return _Field(cells, near, middle, slope)
+    return _Field(cell, cells, near, middle, slope)
 
 
 def _completed(
@@ -154,7 +157,8 @@ def _completed(
                 visible = visible + mean(own, slopes.off_centre(places, member))
             relative = found.curve / everywhere[:, None]
             weighed = ((full * (relative - 1) * level_sigma) ** 2).sum(-1)
-            leaving = (((here - here[:1]) * found.level_sigma) ** 2).sum(-1)
+            first = here[np.isfinite(here).all(-1).argmax()]  # a region may come into view later
+            leaving = (((here - first) * found.level_sigma) ** 2).sum(-1)
             hidden = (((full - here) * found.curve_sigma / everywhere[:, None]) ** 2).sum(-1)
             factor, sigma = everywhere / visible, np.sqrt(weighed + leaving + hidden)
         factors[used, r] = np.clip(np.where(np.isfinite(factor), factor, 1.0), *FACTOR_LIMITS)
@@ -183,4 +187,4 @@ def _slopes(curve: np.ndarray, field: _Field, seen: np.ndarray, places: np.ndarr
     weighted = np.einsum("ta,tad->ad", seen, places)
     centre = field.cells.T @ weighted / np.maximum(total, 1e-300)[:, None]
     slope = np.moveaxis(field.slope @ curve.T, 0, -1).transpose(1, 0, 2) * (total > 0)[:, None]
-    return _Slopes(slope, centre, field.cells.argmax(1))
+    return _Slopes(slope, centre, field.cell)

@@ -6,13 +6,16 @@ the reference has done to them. Each frame is compared with the others only, so 
 is off by all of that, and the others one that is off by a little less: a step from the reference to the next frame
 where there is none.
 
-Measured against such a template, frame k shows a_k = p_k · Σ' w_j p_j / Σ' w_j m_j (Σ': all but k; m_j: of the maps),
-from which the p_k follow by iteration.
+Measured against such a template, frame k shows a_k = p_k · Σ' w_j m_j / Σ' w_j p_j (Σ': all but k; m_j: the maps').
+The p_k are the one eigenvector with positive entries of a matrix whose other eigenvalues are negative, down to minus
+the first where one frame outweighs the others. With half steps the iteration settles all the same.
 """
 
 from __future__ import annotations
 
 import numpy as np
+
+from atomdiffuser.damage.observables import LEAST_CONTRAST, LEAST_INTENSITY
 
 ITERATIONS = 30
 LATTICE_POWERS = {"raw_l": 1, "l": 1, "ll": 2, "noise_ll": 2, "v_ll": 2, "ll_y": 2, "ll_x": 2}
@@ -20,7 +23,7 @@ LATTICE_POWERS = {"raw_l": 1, "l": 1, "ll": 2, "noise_ll": 2, "v_ll": 2, "ll_y":
 MASS = ("template", "l_template", "l_elsewhere")
 
 
-def consistent(sums: dict[str, np.ndarray], weights: np.ndarray, intensity: np.ndarray, contrast: np.ndarray):
+def consistent(sums: dict[str, np.ndarray], weights: np.ndarray) -> dict[str, np.ndarray]:
     """Sums (t, atoms) as had the template been taken for what it is.
 
     Parameters
@@ -29,15 +32,13 @@ def consistent(sums: dict[str, np.ndarray], weights: np.ndarray, intensity: np.n
         As from `observables.sum_frame`, of the frames in use only.
     weights
         (t,) of the frames in the template.
-    intensity, contrast
-        (t,) typical values of the maps that the sums were made with.
     """
     field = {name: values.sum(1) for name, values in sums.items()}
     with np.errstate(divide="ignore", invalid="ignore"):
-        lattice = field["raw_l"] / (field["ll"] - field["noise_ll"])
-        mass = field["raw"] / field["template"]
-    lattice_factor = _factor(lattice, weights, contrast)[:, None]
-    mass_factor = _factor(mass, weights, intensity)[:, None]
+        energy, mass = field["ll"] - field["noise_ll"], field["template"]
+        contrast, intensity = field["ll_contrast"] / energy, field["template_intensity"] / mass
+        lattice_factor = _factor(field["raw_l"] / energy, weights, contrast, LEAST_CONTRAST)[:, None]
+        mass_factor = _factor(field["raw"] / mass, weights, intensity, LEAST_INTENSITY)[:, None]
     new = dict(sums)
     for name, power in LATTICE_POWERS.items():
         new[name] = sums[name] * lattice_factor**power
@@ -46,16 +47,25 @@ def consistent(sums: dict[str, np.ndarray], weights: np.ndarray, intensity: np.n
     return new
 
 
-def _factor(seen: np.ndarray, weights: np.ndarray, taken: np.ndarray) -> np.ndarray:
-    """(t,) what the others were taken to show over what they do."""
-    if len(seen) < 3 or not (np.isfinite(seen).all() and (weights @ seen) > 0):
-        return np.ones(len(seen))
+def _factor(seen: np.ndarray, weights: np.ndarray, taken: np.ndarray, least: float) -> np.ndarray:
+    """(t,) what the others were taken to show, at least `least`, over what they do; 1 where that cannot be told.
+
+    Frames that show nothing of the regions add nothing to the template there.
+    """
+    known = np.isfinite(seen) & np.isfinite(taken)
+    unchanged = np.ones(len(seen))
+    if known.sum() < 2:
+        return unchanged
+    seen, taken, weights = (np.where(known, values, 0.0) for values in (seen, taken, weights))
     others = lambda values: weights @ values - weights * values
-    assumed, shown = others(taken), seen
+    assumed, whole = np.maximum(others(taken), least * others(unchanged)), weights @ taken
+    if not (whole > 0 and weights @ seen > 0):
+        return unchanged
+    shown = seen * whole / (weights @ seen)
     for _ in range(ITERATIONS):
-        shown = shown * (weights @ taken) / (weights @ shown)
-        real = others(shown)
-        if not (real > 0).all():
-            return np.ones(len(seen))
-        shown = seen * real / assumed
-    return assumed / others(shown * (weights @ taken) / (weights @ shown))
+        next_shown = seen * others(shown) / assumed
+        if not weights @ next_shown > 0:
+            return unchanged
+        shown = (shown + next_shown * whole / (weights @ next_shown)) / 2
+    real = others(shown)
+    return assumed / real if (real > 0).all() else unchanged

@@ -27,9 +27,8 @@ from torch import Tensor
 from atomdiffuser.damage.regions import RegionSet
 from atomdiffuser.damage.template import Template
 from atomdiffuser.estimation.frame_source import FrameSource
-from atomdiffuser.estimation.prepare import prepare_frames
 from atomdiffuser.estimation.spectrum import lattice_noise_energy
-from atomdiffuser.interpolation import smooth
+from atomdiffuser.interpolation import sample_linear, smooth
 
 LEAST_CONTRAST = 0.05  # mean contrast below which the template is not scaled up further
 LEAST_INTENSITY = 0.05
@@ -39,6 +38,7 @@ SUMS = (
     "l_elsewhere",  # structure of the template where it is not sure to be lattice: an edge, or a lattice at an edge
     "crystal", "raw_l", "ll", "noise_ll", "l", "l_template", "v_ll",  # where lattice is
     "ll_y", "ll_x",  # its energy times where it lies on the reference grid
+    "ll_contrast", "template_intensity",  # energy and template times the frame's own maps
 )  # fmt: skip
 
 
@@ -80,7 +80,7 @@ def sum_frame(
 ) -> dict[str, np.ndarray]:
     """Sums over the pixels of each atom in frame `index`, (atoms,) each, by the names in SUMS."""
     raw = source.raw(index)
-    own = prepare_frames(raw, source.scales)
+    own = source.prepared([index])  # faulty pixels filled; they are not `usable`
     seen = template.on_frame(source, index, frame_from_reference, maps)
     usable = seen.usable
     intact = seen.contrast.clamp_min(LEAST_CONTRAST)
@@ -94,11 +94,16 @@ def sum_frame(
     label = atoms_of_pixels(seen.y, seen.x, usable, regions)
     crystal_label = atoms_of_pixels(seen.y, seen.x, usable & seen.crystal, regions)
     energy = lattice_noise_energy(source.scales)
-    everywhere = {"n": torch.ones_like(raw), "raw": raw, "template": whole * seen.mean, "variance": variance}
+    own_intensity, own_contrast = (sample_linear(image, seen.y, seen.x) for image in maps)
+    everywhere = {
+        "n": torch.ones_like(raw), "raw": raw, "template": whole * seen.mean, "variance": variance,
+        "template_intensity": whole * seen.mean * own_intensity,
+    }  # fmt: skip
     square, noise = lattice * lattice, energy * of_others * seen.noise_share / intact**2
     on_crystal = {
         "crystal": torch.ones_like(raw), "raw_l": (raw - own.base) * lattice, "ll": square, "noise_ll": noise,
         "v_ll": variance * square, "ll_y": (square - noise) * seen.y, "ll_x": (square - noise) * seen.x,
+        "ll_contrast": (square - noise) * own_contrast,
     }  # fmt: skip
     # Beside an edge a step stands about the local mean. It is mass, and in Σ l it would fade with the lattice.
     on_level = {"l": seen.level * structure, "l_template": seen.level * whole * (seen.mean - seen.base)}

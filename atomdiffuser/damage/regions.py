@@ -13,7 +13,6 @@ from atomdiffuser.errors import ShapeError
 
 Kind = Literal["whole", "grid", "automatic", "session"]
 SMALLEST_BLOCK_PX = 12
-BLOCKS_PER_SIDE = 64  # of a square frame, at most
 MOST_BLOCKS = 1024
 BITS = 62  # regions that one key can hold
 
@@ -134,7 +133,7 @@ def join_regions(shape: tuple[int, int], masks: Sequence[RegionMask]) -> RegionS
 
 def block_size_px(period_px: float | None, shape: tuple[int, int]) -> int:
     """Side of the blocks that noise is judged by: at least a lattice period, and no more blocks than tell something."""
-    fewest = math.ceil(math.sqrt(shape[0] * shape[1]) / BLOCKS_PER_SIDE)
+    fewest = math.ceil(math.sqrt(shape[0] * shape[1] / MOST_BLOCKS))
     return max(SMALLEST_BLOCK_PX, math.ceil(period_px or 0.0), fewest)
 
 

@@ -38,9 +38,9 @@ class TemplateOnFrame:
     """What the other frames show at the pixels of a raw frame, each (1, Y, X).
 
     `noise_share` is the variance of their mean over that of one frame, `intensity` and `contrast` are the means of
-    their maps (1 where these were not asked for). `crystal` marks where structure can be lattice, `level` where the
-    local mean is surely level, so that nothing but lattice is left about it; (y, x) are the pixels' places on the
-    reference grid.
+    their maps (1 where these were not asked for). `inside` marks sound pixels that the reference grid holds, `crystal`
+    where structure can be lattice, `level` where the local mean is surely level, so that nothing but lattice is left
+    about it; (y, x) are the pixels' places on the reference grid.
     """
 
     mean: Tensor
@@ -96,6 +96,7 @@ class Template:
         What is left out is the frame as it entered: resampled there and back, as its share of the sum is.
         """
         own, weight = aligned_part(source, index, frame_from_reference), self.weights[index]
+        sound = torch.isfinite(source.prepared([index]).noise_share)  # raw frames have their faulty pixels still
         count = self.total.count - weight * own.count
         known = count > 1e-4
         squares = (self.total.squares - weight**2 * own.squares).clamp_min(0)
@@ -115,7 +116,7 @@ class Template:
             noise_share=sample_linear(share, y, x),
             intensity=intensity,
             contrast=contrast,
-            inside=inside_frame(y, x, shape, self.margin_px),
+            inside=inside_frame(y, x, shape, self.margin_px) & sound,
             crystal=sample_linear(self.crystal.float(), y, x) > 0.99,
             level=sample_linear(self.level.float(), y, x) > 0.99,
             y=y,

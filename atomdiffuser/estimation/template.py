@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +34,13 @@ class TemplateSum:
     count: Tensor
     squares: Tensor
 
+    def add(self, part: TemplateSum, weight: float = 1.0) -> None:
+        """Count in one more frame."""
+        self.filtered.add_(part.filtered, alpha=weight)
+        self.base.add_(part.base, alpha=weight)
+        self.count.add_(part.count, alpha=weight)
+        self.squares.add_(part.squares, alpha=weight**2)
+
     def without(self, own: TemplateSum) -> PreparedFrames:
         """The template of all frames but one, ready to be the reference of a fit."""
         differences = (getattr(self, name) - getattr(own, name) for name in ("filtered", "base", "count", "squares"))
@@ -54,9 +61,11 @@ class TemplateSum:
         )
 
 
-def view(source: FrameSource, frame_from_reference: Tensor) -> Tensor:
-    """Which pixels of the reference grid a frame shows, (1, Y, X) float64 0 or 1; its affine is (3, 3)."""
-    return _place(source, frame_from_reference)[2]
+def empty_sum(source: FrameSource) -> TemplateSum:
+    """Sums over no frame yet."""
+    return TemplateSum(
+        *(torch.zeros(1, *source.shape, dtype=torch.float64, device=source.device) for _ in fields(TemplateSum))
+    )
 
 
 def aligned_part(source: FrameSource, index: int, frame_from_reference: Tensor) -> TemplateSum:
@@ -75,17 +84,11 @@ def sum_template(
     affines: Tensor,
     frames: Sequence[int],
     advance: Callable[[], None] | None = None,
-    weights: Mapping[int, float] | None = None,
 ) -> TemplateSum:
-    """Add up `frames`; `affines` (t, 3, 3) are frame_from_reference, the weights of frames by default 1."""
-    blank = lambda: torch.zeros(1, *source.shape, dtype=torch.float64, device=source.device)
-    total = TemplateSum(blank(), blank(), blank(), blank())
+    """Add up `frames`; `affines` (t, 3, 3) are frame_from_reference, each counts alike."""
+    total = empty_sum(source)
     for k in frames:
-        part, weight = aligned_part(source, k, affines[k]), weights[k] if weights else 1.0
-        total.filtered.add_(part.filtered, alpha=weight)
-        total.base.add_(part.base, alpha=weight)
-        total.count.add_(part.count, alpha=weight)
-        total.squares.add_(part.squares, alpha=weight**2)
+        total.add(aligned_part(source, k, affines[k]))
         if advance:
             advance()
     return total

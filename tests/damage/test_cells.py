@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from atomdiffuser.damage.balance import balance
 from atomdiffuser.damage.observables import observe
-from atomdiffuser.damage.regions import grid_regions
+from atomdiffuser.damage.regions import RegionMask, block_size_px, grid_regions, join_regions
 
 BLOCK, T = 12, 20
 REGIONS = grid_regions((96, 96), (1, 1)).with_blocks(BLOCK)  # 8 × 8 blocks, 4 × 4 cells
@@ -103,3 +105,35 @@ def test_two_frames_are_left_as_they_are() -> None:
     sums = {name: values[:2] for name, values in sums_of(np.ones(64), np.ones((T, 64))).items()}
     found = balance(sums, REGIONS, BLOCK)
     assert found.sums is sums and np.all(found.completion["lattice"] == 1) and np.all(found.sigma["lattice"] == 0)
+
+
+def test_a_region_that_comes_into_view_late_is_not_called_sure() -> None:
+    """Where the first frame shows nothing of it, it is compared with the first that does."""
+    sums = sums_of(np.where(np.arange(64) % 8 > 5, 4.0, 0.3), leaving()[::-1], noise=0.01)
+    right = np.arange(64) % 8 > 5
+    regions = replace(REGIONS, membership=np.stack([np.ones(64, bool), right]))
+    assert (sums["n"][0, right] == 0).all() and (sums["n"][-1, right] > 0).any()
+    found = balance(sums, regions, BLOCK)
+    assert all(sigma[0, -1] == 0 and (sigma[-5:, -1] > 0).all() for sigma in found.sigma.values())
+
+
+def test_without_a_lattice_nothing_of_it_is_taken_off_the_mass() -> None:
+    """Noise over noise can be any amplitude, here 200 times the lattice's: it would bend the course of the mass."""
+    sums, random = sums_of(np.full(64, 0.5), np.ones((T, 64)), noise=0.01), np.random.default_rng(5)
+    nothing = {"raw_l": 200 + random.normal(size=(T, 64)), "ll": np.ones((T, 64)), "v_ll": np.full((T, 64), 1e6)}
+    slope = {"l": np.linspace(-1, 1, T)[:, None] * np.linspace(-1, 1, 64)}
+    found, plain = (balance(sums | nothing | more, REGIONS, BLOCK) for more in (slope, {}))
+    assert np.allclose(found.sums["template"], plain.sums["template"])
+
+
+def test_regions_without_a_pixel_have_no_factors() -> None:
+    regions = join_regions((96, 96), [RegionMask("empty", np.zeros((96, 96), bool))]).with_blocks(BLOCK)
+    found = balance({name: v[:, :0] for name, v in sums_of(np.ones(64), np.ones((T, 64))).items()}, regions, BLOCK)
+    assert np.all(found.completion["lattice"] == 1) and np.all(found.sigma["lattice"] == 0)
+
+
+@pytest.mark.parametrize("shape", [(96, 130), (512, 512), (400, 1500), (2048, 2048)])
+def test_blocks_are_as_large_as_cells_take_them_to_be(shape) -> None:
+    size = block_size_px(14.0, shape)
+    atoms = join_regions(shape, [RegionMask("whole", np.ones(shape, bool))]).with_blocks(size).atoms
+    assert (atoms[:size, :size] == atoms[0, 0]).all() and atoms[0, size] != atoms[0, 0] != atoms[size, 0]
