@@ -47,7 +47,8 @@ def courses_of_cells(
     # what scatters from frame to frame in the whole field alike tells nothing of a cell
     total = weight.sum(1)
     field = (weight * ratio).sum(1) / np.maximum(total, 1e-300)
-    shaken = _scatter(field, 1 / np.maximum(total, 1e-300))
+    looks = total > 0  # a frame that shows none of the cells says nothing of how the others scatter
+    shaken = _scatter(field[looks], 1 / total[looks])
     weight = np.where(good, 1 / (1 / np.maximum(weight, 1e-300) + (shaken * field[:, None]) ** 2), 0.0)
     shapes, prior = _shapes(at)
     gg, gy = shapes**2 @ weight, shapes @ (weight * ratio)  # (shapes, cells)

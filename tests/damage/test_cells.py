@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from atomdiffuser.damage.balance import balance
+from atomdiffuser.damage.cells import courses_of_cells
 from atomdiffuser.damage.observables import observe
 from atomdiffuser.damage.regions import RegionMask, block_size_px, grid_regions, join_regions
 
@@ -137,3 +138,16 @@ def test_blocks_are_as_large_as_cells_take_them_to_be(shape) -> None:
     size = block_size_px(14.0, shape)
     atoms = join_regions(shape, [RegionMask("whole", np.ones(shape, bool))]).with_blocks(size).atoms
     assert (atoms[:size, :size] == atoms[0, 0]).all() and atoms[0, size] != atoms[0, 0] != atoms[size, 0]
+
+
+def test_a_frame_that_shows_no_cell_changes_none_of_the_others() -> None:
+    """The beam's fluctuation is told from the frames that look; forgotten, cells would follow it."""
+    random = np.random.default_rng(2)
+    beam = random.normal(1, 0.1, T)[:, None]
+    expected = np.where(np.arange(6) < 3, 1.0, np.where(np.arange(T) < 6, 1.0, 0.0)[:, None])  # three cells leave
+    found, variance, near = beam * np.exp(-AT[:, None]) * expected, np.full((T, 6), 1e-6), np.zeros((6, 6))
+    alone = courses_of_cells(found, expected, variance, AT, near)
+    blind = lambda values: np.insert(values, 10, 0.0, axis=0)
+    with_blind = courses_of_cells(blind(found), blind(expected), blind(variance), np.insert(AT, 10, AT[10]), near)
+    assert np.allclose(with_blind.level, alone.level, atol=1e-6)
+    assert np.allclose(np.delete(with_blind.curve, 10, 0), alone.curve, atol=1e-6)
