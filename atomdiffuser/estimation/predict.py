@@ -99,7 +99,8 @@ def decay_maps(prediction: PairPrediction, stride: int) -> DecayMaps:
 
 @lru_cache(maxsize=2)
 def _loaded(weights: str | None, device: str) -> AtomDiffuser:
-    return load_model(weights, device=device)
+    # convolutions on the CPU are a seventh faster so, and give the same to rounding
+    return load_model(weights, device=device).to(memory_format=torch.channels_last)
 
 
 def _cell_means(images: Tensor, stride: int) -> Tensor:

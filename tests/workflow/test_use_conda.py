@@ -44,7 +44,7 @@ def test_environments_name_conda_forge_and_bound_every_package(file: Path) -> No
     content = yaml.safe_load(file.read_text())
     assert content["channels"][-1] == "nodefaults"
     assert set(content["channels"][:-1]) <= {"conda-forge", "bioconda"}
-    assert all(">=" in line for line in content["dependencies"])
+    assert all(">=" in line and "<" in line for line in content["dependencies"])
 
 
 def test_the_stand_in_solves_for_real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,8 @@ rule align:
         "../../envs/torch.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=120,
+        mem_mb=more_each_attempt(4000),
+        runtime=more_each_attempt(120),
     params:
         settings=FLAGS["align"],
         status=STATUS,

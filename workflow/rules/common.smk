@@ -168,9 +168,15 @@ def gpus(stage):
     return int(device == "cuda" or (device == "auto" and shutil.which("nvidia-smi") is not None))
 
 
+def more_each_attempt(amount):
+    """Memory [MB] or time [min] of a job; where a job is tried again (`retries`), it may have run out of either."""
+    return lambda wildcards, attempt: amount * attempt
+
+
 def up_to(threads):
-    """Threads of a job, leaving half of the cores to other series."""
-    return max(1, min(threads, workflow.cores // 2))
+    """Threads of a job, leaving half of the cores to other series; on a cluster, all."""
+    cores = workflow.resource_settings.cores
+    return threads if cores is None else max(1, min(threads, cores // 2))
 
 
 # A job finds this very package also in a conda environment, for which Snakemake unsets PYTHONPATH, and without one the

@@ -15,8 +15,8 @@ rule convert:
         "../../envs/io.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=120,
+        mem_mb=more_each_attempt(4000),
+        runtime=more_each_attempt(120),
     params:
         raw=raw_files,
         names=names_of_series,

@@ -15,8 +15,8 @@ rule decay:
         "../../envs/torch.yaml"
     threads: up_to(4)
     resources:
-        mem_mb=8000,
-        runtime=240,
+        mem_mb=more_each_attempt(8000),
+        runtime=more_each_attempt(240),
         gpu=gpus("decay"),
     params:
         settings=FLAGS["decay"],

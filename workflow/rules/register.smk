@@ -17,8 +17,8 @@ rule register:
         "../../envs/torch.yaml"
     threads: up_to(4)
     resources:
-        mem_mb=8000,
-        runtime=240,
+        mem_mb=more_each_attempt(8000),
+        runtime=more_each_attempt(240),
         gpu=gpus("register"),
     params:
         drift=lambda wildcards: [f"--drift-of={path}" for path in drift_of_other_channel(wildcards)],

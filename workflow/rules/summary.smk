@@ -30,8 +30,8 @@ rule summary:
         "../../envs/report.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=more_each_attempt(4000),
+        runtime=more_each_attempt(60),
     params:
         results=lambda wildcards, output: os.path.dirname(output.html) or ".",
         settings=FLAGS["report"],
