@@ -123,7 +123,8 @@ def _trial(
         found = step_candidates(
             cells.select(part), moving.select(part), affines[part], fields[part], model, steps=STEPS
         )
-        odds = log_odds(found.residual, found.weight, cells.grid, scales, among=among)
+        drift = geometry.drift_at_centre(found.moving_from_reference, cells.grid.shape)
+        odds = log_odds(found.residual, found.weight, drift, cells.grid, scales, among=among)
         parts.append((found.moving_from_reference, found.fields, odds))
     affines, fields, odds = (torch.cat(values) for values in zip(*parts, strict=True))
     return affines, fields, odds
