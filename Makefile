@@ -80,6 +80,10 @@ audit: $(STAMPS)/quality  ## look the pinned versions up among known vulnerabili
 	@sed 's/+[a-z0-9.]*$$//' requirements/lock.txt > $(VENV)/audited.txt
 	@$(BIN)/pip-audit --no-deps --disable-pip --progress-spinner off -r $(VENV)/audited.txt $(AUDIT_ARGS)
 
+.PHONY: audit-offline
+audit-offline: $(STAMPS)/base  ## compare the pinned versions with requirements/advisories.csv, without a network
+	@$(BIN)/python requirements/offline_audit.py
+
 .PHONY: wheel
 wheel: $(STAMPS)/base  ## build the wheel, with weights and workflow inside, into dist/
 	@$(PIP) wheel --no-deps --no-build-isolation -w dist .
