@@ -8,9 +8,7 @@ filtered noise. A test between two Gaussians at ±m with deviation s has log odd
 (1 + 2 log k) nothing is read into a difference that noise explains, the largest of k.
 
 Residuals are freed of their local mean first: decay that the smooth fields cannot follow (a receding edge) must not
-decide where the lattice lies. What misfit remains beyond noise widens s. A hole that the
-fields cannot follow would speak against the fit that sees it: two fits are compared on the part of the reference frame
-that both see, and on the part of the moving frame that both look at, and what the two do not agree on does not count.
+decide where the lattice lies. What misfit remains beyond noise widens s.
 """
 
 from __future__ import annotations
@@ -25,19 +23,15 @@ from atomdiffuser.estimation.spectrum import ImageScales, lattice_noise_energy
 from atomdiffuser.interpolation import smooth
 
 
-def log_odds(
-    residual: Tensor, weight: Tensor, drift_px: Tensor, grid: CellGrid, scales: ImageScales, *, among: int
-) -> Tensor:
+def log_odds(residual: Tensor, weight: Tensor, grid: CellGrid, scales: ImageScales, *, among: int) -> Tensor:
     """How much likelier each of several fits of a pair is than the first of them.
 
     Parameters
     ----------
     residual, weight
         (n, k, Y', X') misfit and inverse variance of each of the k fits.
-    drift_px
-        (n, k, 2) of the frame's centre.
     grid
-        Where the cells are.
+        Where they are.
     scales
         Of the images; the matched filter correlates the noise of neighbouring cells.
     among
@@ -51,37 +45,18 @@ def log_odds(
     width = scales.base_px * grid.share**0.5
     blur = lambda images: smooth(images.flatten(0, 1), width).reshape(images.shape)
     residual = (residual - blur(residual * seen) / blur(seen).clamp_min(1e-3)) * weight.sqrt()
-    energy, noise = lattice_noise_energy(scales), grid.noise(scales.filter_px)
+    common = seen * seen[:, :1]  # each is judged against the first on the cells both see
+    first, square = residual[:, :1], residual**2
     total = lambda images: images.sum((-2, -1)).double()
-
-    def compare(own: Tensor, first: Tensor) -> Tensor:
-        """On the cells that count for each, and for the first."""
-        square, cells = first * residual[:, :1] ** 2, total(first)
-        excess = total(own * residual**2) - total(square) - energy * (total(own) - cells)
-        difference = own * residual - first * residual[:, :1]
-        spread = 4 * total(difference * noise.correlate(difference)).clamp_min(0)
-        spread = spread * (total(square) / (energy * cells).clamp_min(1e-30)).clamp_min(1.0)
-        gain = (excess**2 - (1 + 2 * math.log(among)) * spread).clamp_min(0).sqrt()
-        odds = -2 * gain * excess / spread.clamp_min(1e-30)
-        return torch.where((cells > 0) & (total(own) > 0), odds, -torch.inf)
-
-    away = drift_px - drift_px[:, :1]
-    both = seen * seen[:, :1]
-    in_reference = compare(both, both)
-    in_moving = compare(seen * _looked_at(grid, away), seen[:, :1] * _looked_at(grid, -away))
-    agree = in_reference.sign() == in_moving.sign()
-    odds = torch.where(in_reference.abs() < in_moving.abs(), in_reference, in_moving)
-    odds = torch.where(agree, odds, 0.0)
+    excess = total(common * (square - square[:, :1]))
+    difference = common * (residual - first)
+    spread = 4 * total(difference * grid.noise(scales.filter_px).correlate(difference)).clamp_min(0)
+    scatter = total(common * square[:, :1]) / (lattice_noise_energy(scales) * total(common)).clamp_min(1e-30)
+    spread = spread * scatter.clamp_min(1.0)
+    gain = (excess**2 - (1 + 2 * math.log(among)) * spread).clamp_min(0).sqrt()
+    odds = -2 * gain * excess / spread.clamp_min(1e-30)
     odds[:, 0] = 0.0
-    return odds
-
-
-def _looked_at(grid: CellGrid, away_px: Tensor) -> Tensor:
-    """(n, k, Y', X') 1 where a cell, `away_px` (n, k, 2) from where it is, is in the reference frame too."""
-    along = lambda positions, shift: (
-        (positions + shift[..., None] >= positions[0] - 1) & (positions + shift[..., None] <= positions[-1] + 1)
-    ).float()
-    return along(grid.rows, away_px[..., 0])[..., :, None] * along(grid.columns, away_px[..., 1])[..., None, :]
+    return torch.where(total(common) > 0, odds, -torch.inf)
 
 
 def hop_probability(log_odds: Tensor, chosen: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from atomdiffuser.estimation.joint_fit import FitModel, settle_pairs, step_candi
 from atomdiffuser.estimation.prepare import PreparedFrames
 from atomdiffuser.estimation.spectrum import ImageScales
 
+CANDIDATES = 6
 STEPS = 2
 TRIALS = 3
 SETTLED = 1e-5  # hop probability on a fourth of the cells, below which the others are not asked
@@ -57,9 +58,8 @@ def judge_candidates(
     expected
         (n, k) log odds before the images are asked, −inf for what is no candidate.
     """
-    among = affines.shape[1]
     distance_px = SAME * (scales.period_px or 4 * scales.base_px)
-    affines, fields, odds = _trial(thin, moving, affines, fields, model, scales, among)
+    affines, fields, odds = _trial(thin, moving, affines, fields, model, scales)
     odds = odds + expected
     # The others were judged with the decay that the first one sees: another winner has to stand the same trial.
     for _ in range(TRIALS):
@@ -73,22 +73,16 @@ def judge_candidates(
         settled, decay = settle_pairs(*part, affines[again, 0], model, steps=STEPS, start_fields=fields[again, 0])
         affines[again, 0] = settled
         affines[again], fields[again], found = _trial(
-            *part, affines[again], decay[:, None].expand_as(fields[again]), model, scales, among
+            *part, affines[again], decay[:, None].expand_as(fields[again]), model, scales
         )
         odds[again] = found + expected[again]
     odds = _merge_equal(odds, affines, cells.grid.shape, distance_px)
     for m in torch.nonzero(hop_probability(odds, odds.argmax(1)) > SETTLED)[:, 0].tolist():
         one = slice(m, m + 1)
-        likely = odds[m].argsort(descending=True)[: max(OPEN_CANDIDATES, among - OPEN_CANDIDATES)]
+        likely = odds[m].argsort(descending=True)[:OPEN_CANDIDATES]
         likely = likely[odds[m, likely] > odds[m].max() - LIKELY]
         found, decay, new = _trial(
-            cells.select(one),
-            moving.select(one),
-            affines[m, likely][None],
-            fields[m, likely][None],
-            model,
-            scales,
-            among,
+            cells.select(one), moving.select(one), affines[m, likely][None], fields[m, likely][None], model, scales
         )
         affines[m, likely], fields[m, likely] = found[0], decay[0]
         new = _merge_equal(new + expected[m, likely], found, cells.grid.shape, distance_px)[0]
@@ -105,13 +99,7 @@ def _first(winner: Tensor, count: int) -> Tensor:
 
 
 def _trial(
-    cells: ReferenceCells,
-    moving: PreparedFrames,
-    affines: Tensor,
-    fields: Tensor,
-    model: FitModel,
-    scales: ImageScales,
-    among: int,
+    cells: ReferenceCells, moving: PreparedFrames, affines: Tensor, fields: Tensor, model: FitModel, scales: ImageScales
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Affines, fields and log odds of candidates (n, k) a few steps on."""
     size = len(affines)
@@ -123,8 +111,7 @@ def _trial(
         found = step_candidates(
             cells.select(part), moving.select(part), affines[part], fields[part], model, steps=STEPS
         )
-        drift = geometry.drift_at_centre(found.moving_from_reference, cells.grid.shape)
-        odds = log_odds(found.residual, found.weight, drift, cells.grid, scales, among=among)
+        odds = log_odds(found.residual, found.weight, cells.grid, scales, among=CANDIDATES)
         parts.append((found.moving_from_reference, found.fields, odds))
     affines, fields, odds = (torch.cat(values) for values in zip(*parts, strict=True))
     return affines, fields, odds

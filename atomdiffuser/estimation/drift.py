@@ -13,7 +13,7 @@ from atomdiffuser import geometry
 from atomdiffuser.config import RegisterSettings
 from atomdiffuser.estimation.frame_source import FrameSource
 from atomdiffuser.estimation.groupwise import Refined, refine_trajectory
-from atomdiffuser.estimation.hops import CLEAR_HOP_PROBABILITY, MANY_CANDIDATES, Links, settle_links
+from atomdiffuser.estimation.hops import CLEAR_HOP_PROBABILITY, Links, settle_links
 from atomdiffuser.estimation.predict import Predictor
 from atomdiffuser.estimation.register import FitOptions, PairRegistration, register_from, register_unknown
 from atomdiffuser.pairs import choose_pairs
@@ -150,8 +150,7 @@ def _register_neighbours(source, neighbours, options, report, suggested: Tensor 
         def run(part: slice, reference, moving) -> PairRegistration:
             report.add(part.stop - part.start if scale is None else 0)
             given = None if starts is None else starts[part]
-            many = options if scale is None else replace(options, candidates=MANY_CANDIDATES)
-            return register_unknown(reference, moving, many, drift_scale_px=scale, starts=given)
+            return register_unknown(reference, moving, options, drift_scale_px=scale, starts=given)
 
         return run
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from atomdiffuser import geometry
 from atomdiffuser.estimation.alternatives import hop_probability
-from atomdiffuser.estimation.candidates import judge_candidates
+from atomdiffuser.estimation.candidates import CANDIDATES, judge_candidates
 from atomdiffuser.estimation.cells import ReferenceCells, reference_cells
 from atomdiffuser.estimation.coarse import correlation_peaks
 from atomdiffuser.estimation.joint_fit import FitModel, PairFit, fit_pairs, settle_pairs
@@ -18,7 +18,6 @@ from atomdiffuser.estimation.prepare import PreparedFrames, usable_margin_px
 from atomdiffuser.estimation.spectrum import ImageScales
 
 BRIEF_STEPS = 3
-CANDIDATES = 6
 CLEARLY_MORE_ALIKE = 0.05  # in correlation
 CORRELATION_SLACK = 0.25  # a peak this much lower than the best is not a lattice alternative
 MIN_CORRELATION_SIGMAS = 5.0
@@ -35,7 +34,6 @@ class FitOptions:
     max_iterations: int = 30
     tolerance_px: float = 1e-3
     max_shift_px: float = 64.0
-    candidates: int = CANDIDATES
 
     def cells(self, frames: PreparedFrames) -> ReferenceCells:
         """Frames as the reference of a fit."""
@@ -153,7 +151,7 @@ def _peaks(reference: PreparedFrames, moving: PreparedFrames, options: FitOption
         reference.lattice[:, ::s, ::s],
         moving.lattice[:, ::s, ::s],
         max_shift_px=options.max_shift_px / s,
-        count=options.candidates,
+        count=CANDIDATES,
         separation_px=max(3.0, 0.4 * period_px) / s,
     )
     plausible = torch.isfinite(peak) & (peak >= peak[:, :1] - CORRELATION_SLACK)

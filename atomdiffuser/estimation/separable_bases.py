@@ -72,12 +72,12 @@ class FrameBasis:
 
     def linear(self, image: Tensor) -> Tensor:
         """Σ image·(u, v, 1), (…, 3)."""
-        m = contract(image.double(), self.y.powers[:2], self.x.powers[:2])
+        m = contract(image, self.y.powers[:2], self.x.powers[:2])
         return m.flatten(-2)[..., [2, 1, 0]]
 
     def hats(self, image: Tensor) -> Tensor:
         """Σ image·φ, (…, G²)."""
-        return contract(image.double(), self.y.hats, self.x.hats).flatten(-2)
+        return contract(image, self.y.hats, self.x.hats).flatten(-2)
 
     def linear_hats(self, image: Tensor) -> Tensor:
         """Σ image·(u, v, 1)ᵀφ, (…, 3, G²)."""
@@ -93,9 +93,9 @@ class FrameBasis:
 
 
 def contract(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Σ image(y, x)·rows(i, y)·columns(j, x), (…, i, j) float64; summed along x as precisely as the image is given."""
+    """Σ image(y, x)·rows(i, y)·columns(j, x), (…, i, j) float64."""
     leading, height = image.shape[:-2], image.shape[-2]
     # A few rows times many columns is what matrix products are quick at; the other way round takes four times as long.
-    along = (columns.to(image.dtype) @ image.reshape(-1, image.shape[-1]).T).reshape(-1, height)  # (j·…, y)
+    along = (columns @ image.reshape(-1, image.shape[-1]).T).reshape(-1, height)  # (j·…, y)
     both = (rows.double() @ along.T.double()).reshape(len(rows), len(columns), -1)  # (i, j, …)
     return both.permute(2, 0, 1).reshape(*leading, len(rows), len(columns))
