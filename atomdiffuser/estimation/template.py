@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from atomdiffuser.estimation.frame_source import FrameSource
@@ -19,8 +18,6 @@ from atomdiffuser.interpolation import (
     sample_spline,
     spline_prefilter_kernel,
 )
-
-RINGING_PX = 5  # a spline's coefficients carry 1e-3 of a step so far
 
 
 @dataclass(frozen=True)
@@ -46,18 +43,17 @@ class TemplateSum:
         differences = (getattr(self, name) - getattr(own, name) for name in ("filtered", "base", "count", "squares"))
         return TemplateSum(*differences).mean()
 
-    def mean(self) -> PreparedFrames:
-        """The mean frame, ready to be fitted; unknown close to where nothing is known, which its spline rings from."""
+    def mean(self, *, as_moving: bool = False) -> PreparedFrames:
+        """The mean frame, ready to be the reference of a fit, or `as_moving`, which is sampled, its moving frame."""
         known = self.count > 0.5
         mean = lambda total: torch.where(known, total / self.count.clamp_min(1), 0.0).float()
         base, filtered = mean(self.base), mean(self.filtered)
-        sound = F.max_pool2d((~known).float()[:, None], 2 * RINGING_PX + 1, 1, RINGING_PX)[:, 0] == 0
         prefilter = spline_prefilter_kernel()
         return PreparedFrames(
-            coefficients=filter_separable(filtered, prefilter, prefilter),
+            coefficients=filter_separable(filtered, prefilter, prefilter) if as_moving else torch.zeros_like(base),
             base=base,
             lattice=filtered - base,
-            noise_share=torch.where(sound, 1 / self.count.clamp_min(1), torch.inf).float(),
+            noise_share=torch.where(known, 1 / self.count.clamp_min(1), torch.inf).float(),
         )
 
 

@@ -36,13 +36,12 @@ def lattices(vacancies: float, n: int = 16):
 def test_vacancies_make_certain() -> None:
     found, error, hopped = lattices(0.15)
     assert found.valid.all() and not hopped.any() and found.hop_probability.max() < 0.01
-    assert not found.ambiguous.any()
     assert error.max() < 0.25  # doing nothing errs by 2
 
 
 def test_a_perfect_lattice_is_in_doubt() -> None:
     found, _, hopped = lattices(0.0)
-    assert np.median(found.hop_probability) > 0.3 and found.ambiguous.mean() > 0.8
+    assert np.median(found.hop_probability) > 0.3
     assert hopped.any()  # otherwise there was nothing to doubt
 
 
@@ -58,7 +57,6 @@ def test_doubt_is_as_large_as_it_should_be() -> None:
     p = found.hop_probability
     assert hopped.sum() <= p.sum() + 2 * np.sqrt((p * (1 - p)).sum())
     assert found.hop_probability[hopped].min() > 0.05  # no hop that is sure of itself
-    assert found.ambiguous[hopped].all()
 
 
 def test_on_a_perfect_lattice_the_short_way_is_taken() -> None:
