@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -68,8 +69,16 @@ def test_sigterm_ends_a_stage_like_ctrl_c_and_nothing_half_written_stays(
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.fixture
+def listens_to_ctrl_c() -> Iterator[None]:
+    """Ctrl-C as in a terminal: what a shell starts in the background does not get to hear of it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_a_second_signal_does_not_disturb_the_end_that_the_first_began(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], listens_to_ctrl_c: None
 ) -> None:
     ended: list[str] = []
 
