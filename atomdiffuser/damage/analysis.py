@@ -10,12 +10,12 @@ import pandas as pd
 import torch
 
 from atomdiffuser.config import DamageSettings, DecaySettings
-from atomdiffuser.damage.balance import Balanced, balance
+from atomdiffuser.damage.balance import Balanced, as_they_are, balance
 from atomdiffuser.damage.mixture import consistent
 from atomdiffuser.damage.observables import Observables, observe, sum_frame, unsure_lattice
 from atomdiffuser.damage.regions import RegionSet, block_size_px
 from atomdiffuser.damage.signals import Z95
-from atomdiffuser.damage.template import Template, frame_weight, make_template
+from atomdiffuser.damage.template import Template, frame_weight, make_template, typical
 from atomdiffuser.estimation.frame_source import FrameSource
 from atomdiffuser.estimation.local_regression import estimate_decay_maps, full_resolution
 from atomdiffuser.estimation.prepare import PreparedFrames
@@ -153,7 +153,7 @@ def measure_regions(
         used = consistent({name: values[usable] for name, values in sums.items()}, weights)
         for name, values in used.items():
             sums[name][usable] = values
-    weighed = balance(sums, regions, block) if usable else _nothing(n_frames, len(regions.regions))
+    weighed = balance(sums, regions, block) if usable else as_they_are({}, n_frames, len(regions.regions))
     values = _values(weighed, regions, usable, weights)
     values["order"], values["order_sigma"] = _order(values)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -200,11 +200,6 @@ def _values(weighed: Balanced, regions: RegionSet, usable: list[int], weights: n
         values[f"{name}_sigma"] *= factor
         values[f"{name}_sigma"][usable] *= shared
     return values
-
-
-def _nothing(n_frames: int, n_regions: int) -> Balanced:
-    blank = lambda value: {name: np.full((n_frames, n_regions), value) for name in ("lattice", "signal_ratio")}
-    return Balanced({}, blank(1.0), blank(0.0))
 
 
 def measure_damage(
@@ -258,10 +253,5 @@ def _estimated_maps(
 
 def _filled(values: np.ndarray, source: FrameSource) -> torch.Tensor:
     """A map (1, Y, X) without gaps: where it is unknown, what is typical of the frame."""
-    full = np.where(np.isfinite(values), values, _typical(values))
+    full = np.where(np.isfinite(values), values, typical(values))
     return torch.as_tensor(full, dtype=torch.float32, device=source.device)[None]
-
-
-def _typical(values: np.ndarray) -> float:
-    known = values[np.isfinite(values)]
-    return float(np.median(known)) if known.size else 1.0

@@ -56,8 +56,7 @@ def balance(sums: dict[str, np.ndarray], regions: RegionSet, block_px: int) -> B
     """
     used = np.isfinite(sums["n"]).all(1)
     if used.sum() < 3:
-        whole = np.ones((len(used), len(regions.regions)))
-        return Balanced(sums, *({name: fill * whole for name in WITNESSES} for fill in (1.0, 0.0)))
+        return as_they_are(sums, len(used), len(regions.regions))
     seen = {name: values[used] for name, values in sums.items()}
     field = _field(regions, CELL_BLOCKS * block_px)
     cells = field.cells
@@ -98,6 +97,12 @@ def balance(sums: dict[str, np.ndarray], regions: RegionSet, block_px: int) -> B
     looks["signal_ratio"] = seen["n"] * mean, seen["n"].max(0) * mean, None
     full = {name: _completed(found[name], field, *looks[name], regions, used) for name in WITNESSES}
     return Balanced(new, *({name: full[name][i] for name in WITNESSES} for i in (0, 1)))
+
+
+def as_they_are(sums: dict[str, np.ndarray], n_frames: int, n_regions: int) -> Balanced:
+    """Sums of which nothing is weighed or completed."""
+    filled = lambda value: {name: np.full((n_frames, n_regions), value) for name in WITNESSES}
+    return Balanced(sums, filled(1.0), filled(0.0))
 
 
 @dataclass(frozen=True)

@@ -124,10 +124,15 @@ class Template:
         )
 
 
+def typical(values: np.ndarray) -> float:
+    """The median of a map where it is known; 1 where nothing is."""
+    known = values[np.isfinite(values)]
+    return float(np.median(known)) if known.size else 1.0
+
+
 def frame_weight(contrast: np.ndarray) -> float:
     """Weight of a frame in the template from its contrast map, NaN where unknown."""
-    typical = float(np.nanmedian(contrast)) if np.isfinite(contrast).any() else 1.0
-    return float(np.clip(typical, LEAST_TYPICAL, 1.0)) ** POWER
+    return float(np.clip(typical(contrast), LEAST_TYPICAL, 1.0)) ** POWER
 
 
 def make_template(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -40,7 +40,7 @@ class TemplateSum:
 
     def without(self, own: TemplateSum) -> PreparedFrames:
         """The template of all frames but one, ready to be the reference of a fit."""
-        differences = (getattr(self, name) - getattr(own, name) for name in ("filtered", "base", "count", "squares"))
+        differences = (getattr(self, f.name) - getattr(own, f.name) for f in fields(TemplateSum))
         return TemplateSum(*differences).mean()
 
     def mean(self, *, as_moving: bool = False) -> PreparedFrames:
@@ -75,18 +75,11 @@ def aligned_part(source: FrameSource, index: int, frame_from_reference: Tensor) 
     return TemplateSum(inside * sample_spline(prepared.coefficients, y, x), inside * base, inside, inside)
 
 
-def sum_template(
-    source: FrameSource,
-    affines: Tensor,
-    frames: Sequence[int],
-    advance: Callable[[], None] | None = None,
-) -> TemplateSum:
+def sum_template(source: FrameSource, affines: Tensor, frames: Sequence[int]) -> TemplateSum:
     """Add up `frames`; `affines` (t, 3, 3) are frame_from_reference, each counts alike."""
     total = empty_sum(source)
     for k in frames:
         total.add(aligned_part(source, k, affines[k]))
-        if advance:
-            advance()
     return total
 
 
