@@ -69,8 +69,10 @@ def convert(
     name = names["name"] or raw[0].stem
 
     def work(progress: Any) -> None:
+        from atomdiffuser.io._lean_dask import import_dask
         from atomdiffuser.stages.convert import convert as stage
 
+        import_dask()
         stage(
             list(raw), frames, settings, series_id=series_id, name=name, signal=_signal(names["signal"]),
             overrides=_parse_json(overrides), fingerprint=names["fingerprint"], progress=progress,

@@ -10,7 +10,10 @@ from benchmarks.measured_process import measure
 STAGES = {
     "convert": 1.5, "report": 1.5, "summary": 1.5, "register": 4.0, "decay": 4.0, "damage": 4.0, "align": 4.0,
 }  # fmt: skip
-READER = "; import atomdiffuser.io._digital_micrograph, rsciio.digitalmicrograph"
+READER = (
+    "; from atomdiffuser.io._lean_dask import import_dask; import_dask()"
+    "; import atomdiffuser.io._digital_micrograph, rsciio.digitalmicrograph"
+)
 REPEATS = 3
 
 

@@ -261,6 +261,18 @@ def test_help_names_every_stage_and_imports_no_numerical_library() -> None:
     assert not {"numpy", "torch", "hyperspy", "pandas", "dask", "zarr", "matplotlib"} & set(imported.split())
 
 
+def test_convert_reads_without_xarray_which_can_be_used_afterwards() -> None:
+    code = (
+        "import sys; from atomdiffuser.io._lean_dask import import_dask; import_dask()\n"
+        "import rsciio.digitalmicrograph; print('xarray' in sys.modules)\n"
+        "import dask.array as da, xarray\n"
+        "lazy = xarray.DataArray([1, 2, 3]).chunk(1); import_dask()\n"
+        "print(da.asarray(lazy).sum().compute(), lazy.sum().compute().item())"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["False", "6", "6"]
+
+
 def test_options_say_what_they_are_and_what_is_allowed() -> None:
     shown = " ".join(call("register", "--help").output.replace("│", " ").split())
     assert "Gauss–Newton steps per pair at most (1 to 500) [default: 30]" in shown

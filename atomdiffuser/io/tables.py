@@ -428,7 +428,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
 
     table = pq.read_table(path)
     frame = table.to_pandas()
-    frame.attrs = json.loads((table.schema.metadata or {}).get(SCHEMA_KEY, b"{}"))
+    frame.attrs = _shared(json.loads((table.schema.metadata or {}).get(SCHEMA_KEY, b"{}")))
     return frame
 
 
@@ -447,8 +447,30 @@ def _read_csv(path: Path) -> pd.DataFrame:
             frame[name] = frame[name].str.removeprefix("'")
         else:
             frame[name] = frame[name].to_numpy(dtype=str).astype(_READ_AS[kind])
-    frame.attrs = attributes
+    frame.attrs = _shared(attributes)
     return frame
+
+
+class _SharedDict(dict):
+    """Metadata that every row and column taken from a table shares: pandas would copy them deeply each time, which took
+    most of the time of a report.
+    """
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _SharedDict:
+        return self
+
+
+class _SharedList(list):
+    """The same for a list of metadata."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _SharedList:
+        return self
+
+
+def _shared(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Attributes whose values are passed on as they are when pandas copies them; at the top it makes a new dict."""
+    kinds = {dict: _SharedDict, list: _SharedList}
+    return {name: kinds.get(type(value), lambda v: v)(value) for name, value in attributes.items()}
 
 
 def _sidecar(path: Path) -> Path:

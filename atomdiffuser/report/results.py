@@ -82,7 +82,7 @@ def open_results(folder: Path) -> SeriesResults:
     tables = read_tables(folder)
     return SeriesResults(
         folder=folder,
-        series=read_frames(folder / "frames.ome.zarr"),
+        series=read_frames(folder / "frames.ome.zarr", dask=False),
         attributes=read_attributes(folder / "frames.ome.zarr"),
         tables=tables,
         maps=read_maps(folder / "decay.zarr"),

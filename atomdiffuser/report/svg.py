@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
 from atomdiffuser.report.colours import SERIES
 
@@ -60,6 +61,15 @@ _STYLE = {
 }
 
 
+class _PlainTicks(ScalarFormatter):
+    """Tick labels as plain text, the power of ten beside the axis as a formula: to set each label as a formula in the
+    same font took half of the time of a figure.
+    """
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return super().__call__(x, pos).removeprefix(r"$\mathdefault{").removesuffix("}$")
+
+
 @contextmanager
 def figure(width_in: float, height_in: float) -> Iterator[Figure]:
     """A figure in the reports' style that never touches a display or pyplot's global state."""
@@ -70,6 +80,9 @@ def figure(width_in: float, height_in: float) -> Iterator[Figure]:
 def to_svg(figure: Figure, prefix: str, description: str) -> str:
     """The figure as inline SVG, deterministic, with `description` as its accessible name."""
     buffer = io.StringIO()
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        if type(axis.get_major_formatter()) is ScalarFormatter:
+            axis.set_major_formatter(_PlainTicks())
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": prefix}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = buffer.getvalue()

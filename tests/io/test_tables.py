@@ -32,6 +32,16 @@ def test_tables_come_back_with_their_metadata(tmp_path, name):
     assert found.attrs["version"]
 
 
+@pytest.mark.parametrize("name", ["damage.parquet", "damage.csv"])
+def test_rows_and_columns_share_the_metadata_of_their_table(tmp_path, name):
+    write_table(FRAME, tmp_path / name, "damage", settings={"grid": (3, 3)})
+    found = read_table(tmp_path / name)
+    for part in (found.iloc[0], found["time_s"], found[found["valid"]].sort_values("time_s").iloc[0]):
+        assert part.attrs["columns"] is found.attrs["columns"]
+    part.attrs["kind"] = "another"
+    assert found.attrs["kind"] == "damage"
+
+
 @pytest.mark.parametrize("suffix", [".parquet", ".csv"])
 @given(
     values=st.lists(

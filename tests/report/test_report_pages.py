@@ -228,6 +228,17 @@ def test_figures_keep_the_digits_of_their_words():
     assert not re.search(r'd="[^"]*\d\.\d{3}', text), "coordinates need no more than two decimals"
 
 
+def test_tick_labels_are_text_and_powers_of_ten_formulas():
+    with svg.figure(4, 3) as figure:
+        axes = figure.subplots()
+        axes.plot([-1, 1], [0, 3e6])
+        axes.set(xticks=[-1, 0, 1], yticks=[0, 1e6, 3e6])
+        text = svg.to_svg(figure, "x", "many")
+    assert re.findall(r"<text[^>]*>([^<\n]+)</text>", text) == ["−1", "0", "1", "0", "1", "3"]
+    assert "".join(re.findall(r"<tspan[^>]*>([^<]*)</tspan>", text)) == "×106"  # beside the axis, once
+    assert "$" not in text
+
+
 def test_scale_bar_is_a_round_length():
     share, label = images.scale_bar(2048, (0.02, 0.02))
     assert label == "10 nm" and share == pytest.approx(10 / 40.96)
