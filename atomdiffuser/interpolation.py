@@ -8,6 +8,7 @@ Sampling uses four bilinear look-ups per point (Sigg & Hadwiger, GPU Gems 2, ch.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -17,6 +18,8 @@ from torch import Tensor
 SPLINE_POLE = math.sqrt(3) - 2
 SPLINE_REACH = 14  # |pole|**14 < 1e-8
 SPLINES_A_SIGMA = 1.7  # of a wide blur
+STRIP_PX = 2**17
+"""Positions that a processor looks up at once: what is made on the way takes little memory, and stays in its cache."""
 
 
 def gaussian_kernel(sigma_px: float, *, derivative: bool = False) -> Tensor:
@@ -109,6 +112,21 @@ def sample_spline(coefficients: Tensor, y: Tensor, x: Tensor) -> Tensor:
     -------
     (n, Y', X') values; coefficients outside the frame count as zero, so keep two pixels away from the edge.
     """
+    return _in_strips(_spline_values, coefficients, y, x)
+
+
+def _in_strips(look_up: Callable, images: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """`look_up(images, y, x)`, some rows of the positions (n, Y', X') after the other."""
+    rows = max(1, STRIP_PX // max(y.shape[0] * y.shape[-1], 1))
+    if y.is_cuda or rows >= y.shape[-2]:
+        return look_up(images, y, x)
+    values = images.new_empty(y.shape)
+    for at in range(0, y.shape[-2], rows):
+        values[:, at : at + rows] = look_up(images, y[:, at : at + rows], x[:, at : at + rows])
+    return values
+
+
+def _spline_values(coefficients: Tensor, y: Tensor, x: Tensor) -> Tensor:
     position = torch.stack((x, y))  # (2, n, Y', X')
     first, second, right = _pair_lookups(position)
     scale = torch.tensor([2 / max(n - 1, 1) for n in coefficients.shape[:-3:-1]], dtype=y.dtype, device=y.device)
@@ -127,7 +145,7 @@ def sample_spline(coefficients: Tensor, y: Tensor, x: Tensor) -> Tensor:
 
 def sample_linear(images: Tensor, y: Tensor, x: Tensor) -> Tensor:
     """Bilinear values of (n, Y, X) at (n, Y', X') positions; zero outside."""
-    return _bilinear(images, y, x)
+    return _in_strips(_bilinear, images, y, x)
 
 
 def sample_nearest(images: Tensor, y: Tensor, x: Tensor) -> Tensor:

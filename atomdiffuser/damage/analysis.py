@@ -19,7 +19,7 @@ from atomdiffuser.damage.template import Template, frame_weight, make_template, 
 from atomdiffuser.estimation.frame_source import FrameSource
 from atomdiffuser.estimation.local_regression import estimate_decay_maps, full_resolution
 from atomdiffuser.estimation.prepare import PreparedFrames
-from atomdiffuser.estimation.template import aligned_part, empty_sum
+from atomdiffuser.estimation.template import TemplateSum, aligned_part, empty_sum
 
 FRAMES_AT_ONCE_PX = 2**20
 WITNESSES = {"intensity": "signal_ratio", "contrast": "lattice", "crystallinity": "order"}
@@ -144,8 +144,8 @@ def measure_regions(
     n_frames, n_atoms = len(valid), regions.membership.shape[1]
     sums: dict[str, np.ndarray] = {}
     for k in usable:
-        maps = tuple(_filled(values, source) for values in given(k))
-        for name, values in sum_frame(source, k, affines[k], maps, template, regions).items():
+        found = sum_frame(source, k, affines[k], tuple(_filled(v, source) for v in given(k)), template, regions)
+        for name, values in found.items():
             sums.setdefault(name, np.full((n_frames, n_atoms), np.nan))[k] = values
         advance()
     weights = np.array([template.weights[k] for k in usable])
@@ -172,13 +172,19 @@ def _template(
     mixture = torch.zeros(2, 1, *source.shape, dtype=torch.float64, device=source.device)
     total, weights = empty_sum(source), {}
     for k in usable:
-        maps, part = given(k), aligned_part(source, k, affines[k])
-        weights[k] = frame_weight(maps[1])
-        total.add(part, weights[k])
-        mixture += weights[k] * part.count * torch.stack([_filled(values, source) for values in maps])
+        weights[k] = _add_frame(total, mixture, given(k), aligned_part(source, k, affines[k]), source)
         advance()
     base = source.prepared([reference_frame]).base
     return make_template(total, *mixture, weights, base, source.scales)
+
+
+def _add_frame(total: TemplateSum, mixture: torch.Tensor, maps, part: TemplateSum, source: FrameSource) -> float:
+    """Count a frame and its maps in; its weight."""
+    weight = frame_weight(maps[1])
+    total.add(part, weight)
+    for mixed, values in zip(mixture, maps, strict=True):
+        mixed.add_(part.count * _filled(values, source), alpha=weight)
+    return weight
 
 
 def _values(weighed: Balanced, regions: RegionSet, usable: list[int], weights: np.ndarray) -> dict[str, np.ndarray]:
@@ -253,5 +259,5 @@ def _estimated_maps(
 
 def _filled(values: np.ndarray, source: FrameSource) -> torch.Tensor:
     """A map (1, Y, X) without gaps: where it is unknown, what is typical of the frame."""
-    full = np.where(np.isfinite(values), values, typical(values))
+    full = np.where(np.isfinite(values), values, np.float32(typical(values)))
     return torch.as_tensor(full, dtype=torch.float32, device=source.device)[None]

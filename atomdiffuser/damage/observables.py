@@ -18,6 +18,7 @@ All of this follows from sums over atoms, the pieces that regions and a grid of 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,6 +41,10 @@ SUMS = (
     "ll_y", "ll_x",  # its energy times where it lies on the reference grid
     "ll_contrast", "template_intensity",  # energy and template times the frame's own maps
 )  # fmt: skip
+
+
+EVERYWHERE = ("n", "raw", "template", "variance", "template_intensity", "l_elsewhere")
+"""Those that count all of a region's pixels in view; the others count those where lattice is."""
 
 
 @dataclass(frozen=True)
@@ -88,30 +93,39 @@ def sum_frame(
     # The frame's own local mean is mirrored at its edges and takes some of the lattice there: let it do so to both.
     lattice = structure - smooth(torch.where(usable, structure, own.lattice), source.scales.base_px)
     whole = 1 / seen.intensity.clamp_min(LEAST_INTENSITY)
-    of_others = source.noise.variance(seen.mean.clamp_min(0))
-    left = (own.base / seen.base.clamp_min(1e-6)).clamp(0, 4)
-    variance = source.noise.variance((left * seen.mean).clamp_min(0))
+    left = (own.base / seen.base.clamp_min(1e-6)).clamp_(0, 4)
+    variance = source.noise.variance(left.mul_(seen.mean).clamp_min_(0))
+    del left
     label = atoms_of_pixels(seen.y, seen.x, usable, regions)
     crystal_label = atoms_of_pixels(seen.y, seen.x, usable & seen.crystal, regions)
     energy = lattice_noise_energy(source.scales)
     own_intensity, own_contrast = (sample_linear(image, seen.y, seen.x) for image in maps)
-    everywhere = {
-        "n": torch.ones_like(raw), "raw": raw, "template": whole * seen.mean, "variance": variance,
-        "template_intensity": whole * seen.mean * own_intensity,
-    }  # fmt: skip
-    square, noise = lattice * lattice, energy * of_others * seen.noise_share / intact**2
-    on_crystal = {
-        "crystal": torch.ones_like(raw), "raw_l": (raw - own.base) * lattice, "ll": square, "noise_ll": noise,
-        "v_ll": variance * square, "ll_y": (square - noise) * seen.y, "ll_x": (square - noise) * seen.x,
-        "ll_contrast": (square - noise) * own_contrast,
-    }  # fmt: skip
-    # Beside an edge a step stands about the local mean. It is mass, and in Σ l it would fade with the lattice.
-    on_level = {"l": seen.level * structure, "l_template": seen.level * whole * (seen.mean - seen.base)}
-    elsewhere = torch.where(seen.level, 0.0, whole * (seen.mean - seen.base))
-    everywhere["l_elsewhere"] = elsewhere
-    sums = {name: sum_by_atom(image, label, regions) for name, image in everywhere.items()}
-    on_crystal |= on_level
-    return sums | {name: sum_by_atom(image, crystal_label, regions) for name, image in on_crystal.items()}
+    noise = source.noise.variance(seen.mean.clamp_min(0)).mul_(energy).mul_(seen.noise_share).div_(intact.square_())
+    square = lattice * lattice
+    del intact
+    images: dict[str, Callable[[], Tensor]] = {  # made one by one: together they would take more than the rest
+        "n": lambda: torch.ones_like(raw),
+        "raw": lambda: raw,
+        "template": lambda: whole * seen.mean,
+        "variance": lambda: variance,
+        "template_intensity": lambda: whole * seen.mean * own_intensity,
+        "l_elsewhere": lambda: torch.where(seen.level, 0.0, whole * (seen.mean - seen.base)),
+        "crystal": lambda: torch.ones_like(raw),
+        "raw_l": lambda: (raw - own.base) * lattice,
+        "ll": lambda: square,
+        "noise_ll": lambda: noise,
+        "v_ll": lambda: variance * square,
+        "ll_y": lambda: (square - noise) * seen.y,
+        "ll_x": lambda: (square - noise) * seen.x,
+        "ll_contrast": lambda: (square - noise) * own_contrast,
+        # Beside an edge a step stands about the local mean. It is mass, and in Σ l it would fade with the lattice.
+        "l": lambda: seen.level * structure,
+        "l_template": lambda: seen.level * whole * (seen.mean - seen.base),
+    }
+    return {
+        name: sum_by_atom(image(), label if name in EVERYWHERE else crystal_label, regions)
+        for name, image in images.items()
+    }
 
 
 def observe(sums: dict[str, np.ndarray], membership: np.ndarray) -> Observables:
@@ -164,10 +178,10 @@ def atoms_of_pixels(y: Tensor, x: Tensor, usable: Tensor, regions: RegionSet) ->
     """Atom number of each raw pixel, the last number for pixels that belong to none."""
     atoms = torch.as_tensor(regions.atoms, device=y.device)
     none = regions.membership.shape[1]
-    rows = y.round().long().clamp(0, atoms.shape[0] - 1)
-    columns = x.round().long().clamp(0, atoms.shape[1] - 1)
+    rows = y.round().clamp_(0, atoms.shape[0] - 1).long()
+    columns = x.round().clamp_(0, atoms.shape[1] - 1).long()
     label = atoms[rows, columns]
-    return torch.where(usable & (label >= 0), label, none)
+    return torch.where(usable & (label >= 0), label, none).int()  # half the size
 
 
 def sum_by_atom(image: Tensor, label: Tensor, regions: RegionSet) -> np.ndarray:

@@ -61,7 +61,10 @@ def _crystal(source: FrameSource, prepared: PreparedFrames, typical: Tensor, mat
     shells = find_shells(structure, scales.period_px, MOST_SHELLS)
     if period is None or not shells:
         return nothing
-    passed = 1 - np.prod([1 - spot_window(structure.shape, s, period) for s in shells], axis=0)
+    passed = np.ones(structure.shape)
+    for shell in shells:
+        passed *= 1 - spot_window(structure.shape, shell, period)
+    np.subtract(1, passed, out=passed)
     spots = np.fft.ifft2(np.fft.fft2(structure) * passed).real
     level = prepared.base.clamp_min(EMPTY_SHARE * typical)[0].cpu().numpy()
     variance = source.noise.variance(prepared.base.clamp_min(0)) * prepared.noise_share.clamp_max(1.0)

@@ -100,9 +100,10 @@ def find_shells(lattice: np.ndarray, period_px: float | None, limit: int) -> tup
 
 def through_windows(lattice: np.ndarray, shells: tuple[Shell, ...], period_px: float) -> np.ndarray:
     """(shells, Y, X): the image as each shell's spots alone make it."""
-    spectrum = np.fft.fft2(lattice)
-    images = [np.fft.ifft2(spectrum * spot_window(lattice.shape, shell, period_px)).real for shell in shells]
-    return np.array(images).reshape(-1, *lattice.shape)
+    spectrum, images = np.fft.fft2(lattice), np.empty((len(shells), *lattice.shape), lattice.dtype)
+    for image, shell in zip(images, shells, strict=True):
+        image[:] = np.fft.ifft2(spectrum * spot_window(lattice.shape, shell, period_px)).real
+    return images
 
 
 def spot_window(shape: tuple[int, int], shell: Shell, period_px: float) -> np.ndarray:
@@ -131,28 +132,36 @@ def measure_spots(
     if not shells:
         return SpotAmplitudes(shells, amplitude, sigma)
     coefficients = _coefficients(through_windows(lattice, shells, period), source)
-    membership = regions.membership.astype(float)
+    del lattice  # a large frame's images are many: each is kept only while it is needed
     for k in np.flatnonzero(measured.accepted.any(1)):
         affine = torch.as_tensor(frame_from_reference[k])
-        seen = measured.template.on_frame(source, int(k), affine)
-        raw = source.raw(int(k))
-        label = atoms_of_pixels(seen.y, seen.x, seen.usable & seen.crystal, regions)
-        parts = [seen.base, *(sample_spline(c[None], seen.y, seen.x) for c in coefficients)]
-        variance = source.noise.variance(seen.mean.clamp_min(0))
-        total = lambda image, label=label: membership @ sum_by_atom(image, label, regions)
-        p = len(parts)
-        normal, spread = (np.zeros((len(regions.regions), p, p)) for _ in range(2))
-        for i in range(p):
-            for j in range(i, p):
-                product = parts[i] * parts[j]
-                normal[:, i, j] = normal[:, j, i] = total(product)
-                spread[:, i, j] = spread[:, j, i] = total(product * variance)
-        right = np.stack([total(raw * part) for part in parts], 1)
-        amplitude[k], sigma[k] = _solve(normal, spread, right)
+        amplitude[k], sigma[k] = _amplitudes(source, int(k), affine, measured, coefficients)
         if advance:
             advance()
     good = measured.accepted[:, :, None] & (sigma < LARGEST_SIGMA)
     return SpotAmplitudes(shells, np.where(good, amplitude, np.nan), np.where(good, sigma, np.nan))
+
+
+def _amplitudes(
+    source: FrameSource, index: int, frame_from_reference: torch.Tensor, measured: Measurement,
+    coefficients: torch.Tensor,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Amplitudes of the shells in the regions of one frame, and 1 σ."""
+    regions, seen = measured.regions, measured.template.on_frame(source, index, frame_from_reference)
+    membership, raw = regions.membership.astype(float), source.raw(index)
+    label = atoms_of_pixels(seen.y, seen.x, seen.usable & seen.crystal, regions)
+    parts = [seen.base, *(sample_spline(c[None], seen.y, seen.x) for c in coefficients)]
+    variance = source.noise.variance(seen.mean.clamp_min(0))
+    total = lambda image: membership @ sum_by_atom(image, label, regions)
+    p = len(parts)
+    normal, spread = (np.zeros((len(regions.regions), p, p)) for _ in range(2))
+    for i in range(p):
+        for j in range(i, p):
+            product = parts[i] * parts[j]
+            normal[:, i, j] = normal[:, j, i] = total(product)
+            spread[:, i, j] = spread[:, j, i] = total(product.mul_(variance))
+    right = np.stack([total(raw * part) for part in parts], 1)
+    return _solve(normal, spread, right)
 
 
 def spot_tables(

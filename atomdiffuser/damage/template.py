@@ -99,13 +99,13 @@ class Template:
         sound = torch.isfinite(source.prepared([index]).noise_share)  # raw frames have their faulty pixels still
         count = self.total.count - weight * own.count
         known = count > 1e-4
-        squares = (self.total.squares - weight**2 * own.squares).clamp_min(0)
-        share = torch.where(known, squares / count.clamp_min(1e-4) ** 2, 4.0).float()
+        share = self.total.squares.sub(own.squares, alpha=weight**2).clamp_min_(0)
+        share = torch.where(known, share.div_(count.clamp_min(1e-4).square_()).float(), 4.0)
         shape = self.crystal.shape[-2:]
         y, x = affine_coordinates(geometry.invert(frame_from_reference)[None].to(count.device), shape)
-        on_frame = lambda total, part: sample_spline(_coefficients(total - weight * part, count), y, x)
-        left = lambda total, image: (total - weight * own.count * image) / count.clamp_min(1e-4)
-        mixed = lambda total, image: sample_linear(torch.where(known, left(total, image), 1.0).float(), y, x)
+        on_frame = lambda total, part: sample_spline(_coefficients(total.sub(part, alpha=weight), count), y, x)
+        left = lambda total, image: total.sub(own.count * image, alpha=weight).div_(count.clamp_min(1e-4))
+        mixed = lambda total, image: sample_linear(torch.where(known, left(total, image).float(), 1.0), y, x)
         intensity, contrast = (
             (mixed(total, image) for total, image in zip((self.intensity, self.contrast), maps, strict=True))
             if maps is not None else (torch.ones_like(share),) * 2
@@ -154,7 +154,7 @@ def make_template(
 
 def _coefficients(total: Tensor, count: Tensor) -> Tensor:
     prefilter = spline_prefilter_kernel()
-    mean = torch.where(count > 1e-4, total / count.clamp_min(1e-4), 0.0).float()
+    mean = torch.where(count > 1e-4, (total / count.clamp_min(1e-4)).float(), 0.0)
     return filter_separable(mean, prefilter, prefilter)
 
 

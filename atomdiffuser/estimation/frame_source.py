@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cache, cached_property
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from atomdiffuser.estimation.faults import all_finite, fill_faults, find_faults,
 from atomdiffuser.estimation.noise import NoiseModel, estimate_noise
 from atomdiffuser.estimation.prepare import PreparedFrames, prepare_frames
 from atomdiffuser.estimation.spectrum import ImageScales, lattice_vectors, measure_scales
+from atomdiffuser.freed_memory import give_freed_memory_back, keep_freed_memory
 from atomdiffuser.series import FrameSeries
 
 SAMPLE_FRAMES = 8
@@ -39,7 +40,7 @@ class FrameSource:
         self, series: FrameSeries, device: torch.device, *, dark_level: float = 0.0, gain_e: float | None = None
     ):
         if device.type == "cpu":
-            _keep_freed_memory()
+            keep_freed_memory()
         self.series, self.device, self.dark_level = series, device, dark_level
         self.n_frames, self.shape = series.n_frames, series.frame_shape
         if min(self.shape) < SMALLEST_SIDE_PX:
@@ -71,20 +72,21 @@ class FrameSource:
         return frame
 
     def _counts(self, index: int) -> Tensor:
+        give_freed_memory_back(self.shape[0] * self.shape[1])
         frame = np.asarray(self.series.frames[index], dtype=np.float32) - np.float32(self.dark_level)
         return torch.from_numpy(np.ascontiguousarray(frame))[None].to(self.device)
 
     def prepared(self, indices: Sequence[int]) -> PreparedFrames:
-        """Prepared frames, cached up to about two batches' worth."""
+        """Prepared frames, cached up to two batches' worth."""
         parts = []
         for k in indices:
             if k not in self._cache:
                 self._cache[k] = self._prepare(k)
-                while len(self._cache) > 2 * self.batch + 2:
+                while len(self._cache) > 2 * self.batch:
                     self._cache.popitem(last=False)
             self._cache.move_to_end(k)
             parts.append(self._cache[k])
-        return PreparedFrames.join(parts)
+        return PreparedFrames.join(parts) if len(parts) > 1 else parts[0]  # one needs no copy
 
     def in_batches(self, pairs: Sequence[tuple[int, int]], run: Callable, batch: int | None = None) -> list:
         """`run(slice_of_pairs, reference frames, moving frames)` for each batch of pairs, in order."""
@@ -116,14 +118,15 @@ class FrameSource:
     def _measure(self, gain_e: float | None) -> tuple[NoiseModel, ImageScales]:
         if not self.usable:
             return NoiseModel.poisson(1.0), ImageScales(1.0, 4.0, None)
-        frames = torch.cat([self.raw(k) for k in self._sample()])
+        frames = self._sampled_frames()
         noise = NoiseModel.poisson(gain_e) if gain_e else estimate_noise(frames)
-        faults = [find_faults(frame[None], noise) for frame in frames]
-        if any(bad is not None for bad in faults):
-            frames = torch.cat(
-                [f[None] if bad is None else fill_faults(f[None], bad) for f, bad in zip(frames, faults, strict=True)]
-            )
-            noise = noise if gain_e else estimate_noise(frames)
+        faulty = False
+        for k in range(len(frames)):
+            if (bad := find_faults(frames[k : k + 1], noise)) is not None:
+                frames[k] = fill_faults(frames[k : k + 1], bad)[0]
+                faulty = True
+        if faulty and not gain_e:
+            noise = estimate_noise(frames)
         return noise, measure_scales(frames)
 
     @cached_property
@@ -131,8 +134,16 @@ class FrameSource:
         """The two shortest lattice vectors (2, 2), rows (y, x) [px]; None without a lattice."""
         if self.scales.period_px is None:
             return None
-        found = lattice_vectors(torch.cat([self.raw(k) for k in self._sample()]))
+        found = lattice_vectors(self._sampled_frames())
         return None if found is None else found.cpu().numpy()
+
+    def _sampled_frames(self) -> Tensor:
+        """The frames of `_sample` (n, Y, X), in one piece from the start."""
+        sample = self._sample()
+        frames = torch.empty(len(sample), *self.shape, device=self.device)
+        for place, k in enumerate(sample):
+            frames[place] = self.raw(k)[0]
+        return frames
 
     def _sample(self) -> list[int]:
         """A few usable frames, spread over the series."""
@@ -145,16 +156,6 @@ class FrameSource:
             free, _ = torch.cuda.mem_get_info(self.device)
             return max(1, int(0.5 * free / (GPU_BYTES_PER_PX * pixels)))
         return max(1, CPU_BATCH_PX // pixels)
-
-
-@cache
-def _keep_freed_memory() -> None:
-    """Let the C library keep up to 60 MB of freed images for the next ones.
-
-    It gives blocks above a threshold back to the system at once, and new ones cost more than the sums done in them.
-    glibc raises that threshold to the largest block ever freed, up to 32 MB; elsewhere this does nothing.
-    """
-    torch.empty(31 << 20, dtype=torch.uint8)
 
 
 def _blank(frame: np.ndarray) -> str:

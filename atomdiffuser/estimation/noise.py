@@ -42,11 +42,9 @@ def estimate_noise(frames: Tensor) -> NoiseModel:
     corners of the spectrum, where oversampled STEM images hold noise alone. Its mean square per patch is regressed on
     the patch mean; patches with more structure than noise lie above the line and are left out.
     """
-    response = filter_separable(frames, SECOND_DIFFERENCE, SECOND_DIFFERENCE) / 6
     size = min(PATCH_PX, *frames.shape[-2:])
-    mean = _patch_means(frames, size).double()
-    variance = _patch_means(response**2, size).double()
-    mean, variance = mean.flatten(), variance.flatten()
+    mean = _patch_means(frames, size).double().flatten()
+    variance = torch.cat([_response_energy(frame, size) for frame in frames.split(1)]).double().flatten()
     weight = torch.ones_like(mean)
     readout = slope = 0.0
     for _ in range(8):
@@ -61,6 +59,12 @@ def estimate_noise(frames: Tensor) -> NoiseModel:
         weight = (ratio < 1 + OUTLYING_RATIO).double()
     level = (variance * weight).sum() / ((readout + slope * mean) * weight).sum().clamp_min(1e-30)
     return NoiseModel(float(level * readout), float(level * slope))
+
+
+def _response_energy(frames: Tensor, size: int) -> Tensor:
+    """Mean square of the response to the second difference in patches of `size`."""
+    response = filter_separable(frames, SECOND_DIFFERENCE, SECOND_DIFFERENCE).div_(6)
+    return _patch_means(response.square_(), size)
 
 
 def _patch_means(images: Tensor, size: int) -> Tensor:

@@ -14,6 +14,7 @@ FILTER_CANDIDATES_PX = (0.8, 1.0, 1.3, 1.6, 2.0, 2.5, 3.2, 4.0, 5.0)
 WINDOW_PX = 256
 SMALLEST_WINDOW_PX = 96
 WINDOWS_PER_AXIS = 5
+TOGETHER_PX = 2**22  # of frames whose spectra are computed at once
 LOWEST_BIN = 4
 PEAK_OVER_SURROUNDINGS = 20.0
 PEAK_SHARE_OF_STRONGEST = 0.02
@@ -65,9 +66,12 @@ def mean_power(frames: Tensor) -> tuple[Tensor, Tensor, float]:
     window = torch.hann_window(shape[0], device=frames.device)[:, None] * torch.hann_window(
         shape[1], device=frames.device
     )
-    mean = (frames * window).sum((-2, -1), keepdim=True) / window.sum()
-    spectra = torch.view_as_real(torch.fft.rfft2((frames - mean) * window))
-    power = torch.linalg.vecdot(spectra, spectra).mean(0) / window.square().sum()
+    power = torch.zeros((), device=frames.device)
+    for part in frames.split(max(1, TOGETHER_PX // window.numel())):
+        mean = (part * window).sum((-2, -1), keepdim=True) / window.sum()
+        spectra = torch.view_as_real(torch.fft.rfft2((part - mean).mul_(window)))
+        power = power + torch.linalg.vecdot(spectra, spectra).sum(0)
+    power = power / (frames.shape[0] * window.square().sum())
     fy = torch.fft.fftfreq(shape[0], device=frames.device)
     fx = torch.fft.rfftfreq(shape[1], device=frames.device)
     frequency = torch.hypot(fy[:, None], fx[None, :])

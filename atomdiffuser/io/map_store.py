@@ -33,6 +33,8 @@ from atomdiffuser.io.store import (
 
 MAP_NAMES = ("intensity", "contrast", "intensity_sigma", "contrast_sigma", "coverage")
 COMPRESSION_LEVEL = 1
+STRIP_PX = 2**18
+_Neighbours = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 class MapWriter:
@@ -248,24 +250,34 @@ def interpolate_block_means(samples: np.ndarray, stride: int, frame_shape: tuple
     frame_shape
         (y, x) of the result [px].
     """
-    y0, y1, wy = _neighbours(samples.shape[0], stride, frame_shape[0])
-    x0, x1, wx = _neighbours(samples.shape[1], stride, frame_shape[1])
+    rows, columns = (_neighbours(n, stride, size) for n, size in zip(samples.shape, frame_shape, strict=True))
     known = np.isfinite(samples)
     filled = np.where(known, samples, 0.0).astype(np.float64)
+    result = np.empty(frame_shape, np.float32)
+    together = max(1, STRIP_PX // max(frame_shape[1], 1))
+    for at in range(0, frame_shape[0], together):  # in double precision, so little at a time
+        strip = slice(at, at + together)
+        result[strip] = _interpolated(filled, known, tuple(part[strip] for part in rows), columns)
+    return result
+
+
+def _interpolated(filled: np.ndarray, known: np.ndarray, rows: _Neighbours, columns: _Neighbours) -> np.ndarray:
+    """Pixels between samples, which count where `known`."""
+    (y0, y1, wy), (x0, x1, wx) = rows, columns
 
     def interpolate(values: np.ndarray) -> np.ndarray:
-        rows = values[y0] * (1 - wy)[:, None] + values[y1] * wy[:, None]
-        return rows[:, x0] * (1 - wx) + rows[:, x1] * wx
+        along = values[y0] * (1 - wy)[:, None] + values[y1] * wy[:, None]
+        return along[:, x0] * (1 - wx) + along[:, x1] * wx
 
     weight = interpolate(known.astype(np.float64))
     with np.errstate(invalid="ignore", divide="ignore"):
         result = interpolate(filled) / weight
     own_y, own_x = (np.where(w < 0.5, a, b) for a, b, w in ((y0, y1, wy), (x0, x1, wx)))
     result[~known[np.ix_(own_y, own_x)]] = np.nan
-    return result.astype(np.float32)
+    return result
 
 
-def _neighbours(n_samples: int, stride: int, n_pixels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _neighbours(n_samples: int, stride: int, n_pixels: int) -> _Neighbours:
     """Samples on both sides of each pixel and the weight of the second."""
     position = np.clip((np.arange(n_pixels) - (stride - 1) / 2) / stride, 0, n_samples - 1)
     first = np.floor(position).astype(int)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from atomdiffuser.errors import SettingsError, ShapeError
+from atomdiffuser.freed_memory import give_freed_memory_back
 from atomdiffuser.model.affine_fit import fit_affine
 from atomdiffuser.model.config import CELL_STRIDE, MAP_STRIDE, STEM_STRIDE, ModelConfig
 from atomdiffuser.model.decay_decoder import DecayDecoder
@@ -201,6 +202,8 @@ class AtomDiffuser(nn.Module):
                 reference, moving, reference_mask * moving_mask, frames.level, frames.readout,
                 template and cut_template(template, w),
             )  # fmt: skip
+            del reference, reference_mask, moving, moving_mask
+            give_freed_memory_back(w.height * w.width)
             fields = self.decoder(evidence, condition, frames.level)
             if len(tiles) == 1:
                 return fields[:, :, : size[0], : size[1]]

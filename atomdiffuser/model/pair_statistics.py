@@ -124,14 +124,15 @@ class PairStatistics(nn.Module):
         inside = _whole(covered)
         n, _, height, width = binned.shape
         filtered = F.conv2d(binned.reshape(2 * n, 1, height, width), self.filters, padding=FILTER_PX // 2)
-        first, second = (filtered.unflatten(0, (n, 2)) * inside[:, None]).unbind(1)  # (n, k, y, x)
+        first, second = filtered.unflatten(0, (n, 2)).unbind(1)  # (n, k, y, x)
         pool = lambda x: F.avg_pool2d(x, MAP_STRIDE // octave)
-        energies = torch.stack([(first * second).sum(1), first.square().sum(1), second.square().sum(1)], 1)
+        products = ((first, second), (first, first), (second, second))
+        energies = torch.cat([pool((a * b).sum(1, keepdim=True) * inside) for a, b in products], 1)
         # Noise of one filtered value is that of a pixel over octave²: the filters have unit energy.
         scale = (octave**2 * level)[:, None, None, None]
         excess = readout[:, :, None, None] / level[:, None, None, None]
         noise = self.filters.shape[0] * (binned.clamp_min(0) + excess).clamp_min(0) * inside
-        energies = pool(energies) * scale
+        energies = energies * scale
         energies = energies - F.pad(pool(noise), (0, 0, 0, 0, 1, 0))
         return torch.cat([energies, pool(inside)], 1)
 

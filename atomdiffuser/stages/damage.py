@@ -60,12 +60,12 @@ def damage(
     dark = find_dark_level(source, series.acquisition, origin, search=settings.dark_level == "auto")
     source = with_dark_level(source, dark, series.acquisition.gain_e)
     found = segment(source, source.prepared([origin]))
-    regions = _regions(series, found, settings, options, session)
     count = len(np.flatnonzero(valid)) * (2 + (settings.spot_shells > 0) + (settings.columns == "auto"))
     steps = _Steps(progress, count)
     measured = measure_regions(
-        source, affines, valid, origin, regions, settings, lambda done, total: steps.add(), _given_maps(maps, series)
-    )
+        source, affines, valid, origin, _regions(series, found, settings, options, session), settings,
+        lambda done, total: steps.add(), _given_maps(maps, series),
+    )  # fmt: skip
     exposure = _exposure(series, settings, options)
     fluence = region_fluence(exposure, affines, valid, measured.regions)
     x, unit = _axis(fluence, track)
