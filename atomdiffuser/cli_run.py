@@ -21,6 +21,7 @@ from atomdiffuser.cli_progress import IN_JOB, Progress, progress_of
 from atomdiffuser.errors import AtomDiffuserError
 from atomdiffuser.interrupts import ending_in_order, run_to_its_end
 from atomdiffuser.io.locks import holding
+from atomdiffuser.memory_limit import set_memory_limit
 
 DEBUG = "ATOMDIFFUSER_DEBUG"
 
@@ -34,13 +35,17 @@ def fail(label: str, sentence: str) -> NoReturn:
 def stage_options(function: Callable) -> Callable:
     """Decorator: the options that every stage has; the function receives them as `run`."""
 
-    def call(log: Path | None, status: Path | None, threads: int | None, **arguments: Any) -> Any:
-        return function(run={"log": log, "status": status, "threads": threads}, **arguments)
+    def call(
+        log: Path | None, status: Path | None, threads: int | None, memory_limit: str | None, **arguments: Any
+    ) -> Any:
+        run = {"log": log, "status": status, "threads": threads, "memory_limit": memory_limit}
+        return function(run=run, **arguments)
 
     call.__name__, call.__doc__ = function.__name__, function.__doc__
     call.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
     for option in (
         click.option("--threads", type=click.IntRange(min=1), help="Processor threads to use; default: all."),
+        click.option("--memory-limit", metavar="SIZE", help="Memory to keep to, such as “2 GB”; default: no limit."),
         click.option("--status", type=PATH, help="status.json of the series, where a failure is recorded."),
         click.option("--log", type=PATH, help="File for warnings, and for the traceback of an unexpected error."),
     ):
@@ -55,6 +60,7 @@ def run_stage(
     log: Path | None = None,
     status: Path | None = None,
     threads: int | None = None,
+    memory_limit: str | None = None,
     **identity: str,
 ) -> None:
     """Run one stage; what goes wrong becomes one sentence on stderr, and in the status file where there is one.
@@ -82,6 +88,7 @@ def run_stage(
     ):
         if record is not None:
             record.begin()
+        set_memory_limit(memory_limit)
         with progress_of(stage, label) as progress:
             work(progress)
     click.echo(f"{label}: done in {time.monotonic() - started:.1f} s", err=True)

@@ -57,7 +57,7 @@ def on_files(files: Files, config: Any) -> Files:
 def config_page() -> str:
     """Every setting, from the classes that also make the schema and the command line flags."""
     from atomdiffuser.config import STAGES, stage_schema
-    from atomdiffuser.workflow.config_file import PATHS, allowed_values
+    from atomdiffuser.workflow.config_file import KEYS, allowed_values
 
     lines = [
         "# Settings", "",
@@ -65,7 +65,7 @@ def config_page() -> str:
         "keys that do not exist and values out of range are named before anything runs. Three ways to change one:",
         "[Choose regions](../howto/regions.md#the-grid); the flags of single stages in [Command line](cli.md).", "",
         "| key | meaning |", "|---|---|",
-        *(f"| `{name}` | {_cell(text)} |" for name, text in PATHS.items()), "",
+        *(f"| `{name}` | {_cell(text)} |" for name, text in KEYS.items()), "",
     ]  # fmt: skip
     for name, stage in STAGES.items():
         schema = stage_schema(stage)

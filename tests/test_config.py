@@ -12,7 +12,7 @@ import yaml
 
 from atomdiffuser.config import STAGES, Settings
 from atomdiffuser.errors import SettingsError
-from atomdiffuser.workflow.config_file import CONFIG_FILE, PATHS, SCHEMA_FILE, config_schema, read_config, schema_text
+from atomdiffuser.workflow.config_file import CONFIG_FILE, KEYS, SCHEMA_FILE, config_schema, read_config, schema_text
 
 
 def shipped() -> dict[str, Any]:
@@ -26,7 +26,7 @@ def test_shipped_schema_is_the_one_of_the_settings_classes() -> None:
 
 def test_shipped_config_holds_every_default_and_nothing_else() -> None:
     assert read_config(shipped()) == Settings()
-    assert list(shipped()) == [*PATHS, *STAGES]
+    assert list(shipped()) == [*KEYS, *STAGES]
     for name, stage in STAGES.items():
         assert list(shipped()[name]) == list(stage.__dataclass_fields__), name
 

@@ -17,12 +17,14 @@ from atomdiffuser.estimation.noise import NoiseModel, estimate_noise
 from atomdiffuser.estimation.prepare import PreparedFrames, prepare_frames
 from atomdiffuser.estimation.spectrum import ImageScales, lattice_vectors, measure_scales
 from atomdiffuser.freed_memory import give_freed_memory_back, keep_freed_memory
+from atomdiffuser.memory_limit import room
 from atomdiffuser.series import FrameSeries
 
 SAMPLE_FRAMES = 8
-CPU_BATCH_PX = 8 * 256 * 256
+CPU_BATCH_PX = 8 * 256 * 256  # no faster with more
 SMALLEST_SIDE_PX = 8
-GPU_BYTES_PER_PX = 400  # images of one pair in flight during a fit
+HOST_BYTES_PER_PX = 24  # of one pair on its way to a GPU
+BYTES_PER_PX = 400  # images of one pair in flight during a fit
 
 
 def choose_device(name: str) -> torch.device:
@@ -154,8 +156,9 @@ class FrameSource:
         pixels = self.shape[0] * self.shape[1]
         if self.device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(self.device)
-            return max(1, int(0.5 * free / (GPU_BYTES_PER_PX * pixels)))
-        return max(1, CPU_BATCH_PX // pixels)
+            host = room() / (HOST_BYTES_PER_PX * pixels)
+            return max(1, int(min(0.5 * free / (BYTES_PER_PX * pixels), host)))
+        return max(1, int(min(CPU_BATCH_PX, room() / BYTES_PER_PX) // pixels))
 
 
 def _blank(frame: np.ndarray) -> str:

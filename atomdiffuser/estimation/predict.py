@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,15 +16,18 @@ from atomdiffuser import geometry
 from atomdiffuser.estimation.frame_source import FrameSource
 from atomdiffuser.estimation.local_regression import LARGEST_SIGMA, DecayMaps
 from atomdiffuser.estimation.register import FitOptions, PairRegistration
+from atomdiffuser.memory_limit import room
 from atomdiffuser.model.affine_fit import motion_covariance
 from atomdiffuser.model.checkpoint import load_model
 from atomdiffuser.model.frames import pair_frames
 from atomdiffuser.model.network import AtomDiffuser
 from atomdiffuser.model.prediction import PairPrediction, full_field
-from atomdiffuser.model.tiling import plan_tiles
+from atomdiffuser.model.tiling import WINDOW_PX, plan_tiles
 
 LEAST_PROBABILITY = 0.1  # of the search, around its best turn and shift
 LARGEST_SIGMA_PX = 1.0
+WHOLE_BYTES_PER_PX, WINDOW_BYTES_PER_PX = 155.0, 60.0
+"""Images of a pair that are needed at once, of the whole frames and of the window that the network sees; measured."""
 UNTRUSTED = "no common structure that the network could fix the drift by"
 
 
@@ -44,7 +48,7 @@ class Predictor:
         stacks = (torch.from_numpy(s).to(self.source.device) for s in self._stacks(pairs))
         frames = pair_frames(*stacks, gain_e=self._gain_e())
         with torch.no_grad():
-            found = self.model.estimate_drift(frames, tiles=plan_tiles(frames.shape))
+            found = self.model.estimate_drift(frames, tiles=plan_tiles(frames.shape, window_for(frames.shape)))
         covariance = motion_covariance(found.normal_matrices[-1], frames.shape)
         sigma = geometry.displacement_sigma_px(covariance, frames.shape)
         trusted = (found.shift_probability > LEAST_PROBABILITY) & (sigma < LARGEST_SIGMA_PX)
@@ -64,7 +68,8 @@ class Predictor:
 
     def predict(self, pairs: Sequence[tuple[int, int]], drift: Tensor | None = None) -> PairPrediction:
         """Drift and decay of pairs of frame numbers; `drift` (n, 3, 3) where it is known already."""
-        return self.model.predict(*self._stacks(pairs), gain_e=self._gain_e(), drift=drift)
+        window_px = window_for(self.source.shape)
+        return self.model.predict(*self._stacks(pairs), gain_e=self._gain_e(), drift=drift, window_px=window_px)
 
     def decay_maps(self, pairs: Sequence[tuple[int, int]], drift: Tensor, *, stride: int = 4) -> DecayMaps:
         """Maps of aligned pairs, `stride` times coarser than the frames (cell means)."""
@@ -82,6 +87,12 @@ class Predictor:
         if noise.per_count > 0:
             return 1.0 / noise.per_count
         return float(self.source.raw(self.source.usable[0]).mean().clamp_min(1e-6)) / max(noise.readout, 1e-12)
+
+
+def window_for(shape: tuple[int, int]) -> int:
+    """Side of the windows that the network sees frames of this shape in [px]; smaller where memory is limited."""
+    left = room(WHOLE_BYTES_PER_PX * shape[0] * shape[1])
+    return WINDOW_PX if math.isinf(left) else min(WINDOW_PX, int(math.sqrt(left / WINDOW_BYTES_PER_PX)))
 
 
 def decay_maps(prediction: PairPrediction, stride: int) -> DecayMaps:

@@ -12,12 +12,14 @@ from atomdiffuser.estimation.drift_tables import affines_of
 from atomdiffuser.estimation.frame_source import FrameSource, choose_device
 from atomdiffuser.io.store import read_frames
 from atomdiffuser.io.tables import read_table
+from atomdiffuser.memory_limit import warn_if_too_small
 from atomdiffuser.series import FrameSeries
 
 
-def open_source(frames: Path, device: str) -> tuple[FrameSeries, FrameSource]:
+def open_source(frames: Path, device: str, stage: str) -> tuple[FrameSeries, FrameSource]:
     """The stored series, and its frames above the dark level on the device (dark level 0 where it is unknown)."""
     series = read_frames(frames, dask=False)
+    warn_if_too_small(stage, series.frame_shape)
     acquisition = series.acquisition
     source = FrameSource(
         series, choose_device(device), dark_level=acquisition.dark_level or 0.0, gain_e=acquisition.gain_e

@@ -77,7 +77,7 @@ def _line_offsets(frames: Path, affines: np.ndarray, valid: np.ndarray) -> dict[
     """Offsets along x of the lines of every valid frame [px], as far as they stand out of the noise."""
     from atomdiffuser.quality.line_jitter import measure_jitter
 
-    _, source = open_source(frames, "cpu")
+    _, source = open_source(frames, "cpu", "align")
     return {
         k: found.correction() for k, found in measure_jitter(source, affines, np.flatnonzero(valid).tolist()).items()
     }

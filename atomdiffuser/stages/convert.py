@@ -14,6 +14,7 @@ from atomdiffuser.errors import AtomDiffuserError, ReadError
 from atomdiffuser.io._fingerprint import fingerprint_of
 from atomdiffuser.io.readers import apply_overrides, quiet, read_series
 from atomdiffuser.io.store import FrameWriter, create_frames
+from atomdiffuser.memory_limit import room, warn_if_too_small
 from atomdiffuser.series import FrameSeries
 
 BATCH_BYTES = 16 * 2**20
@@ -73,6 +74,7 @@ def convert(
         "overrides": overrides,
         "conditions": conditions,
     }
+    warn_if_too_small("convert", series.frame_shape)
     with create_frames(
         output,
         n_frames=series.n_frames,
@@ -96,7 +98,8 @@ def convert(
 
 
 def _copy(series: FrameSeries, writer: FrameWriter, source: Path, progress: Callable[[int, int], None] | None) -> None:
-    size = max(1, BATCH_BYTES // max(1, int(np.prod(series.frame_shape)) * series.frames.dtype.itemsize))
+    frame_bytes = max(1, int(np.prod(series.frame_shape)) * series.frames.dtype.itemsize)
+    size = max(1, int(min(BATCH_BYTES, room() / 8) // frame_bytes))  # frames, their pyramids, and both compressed
     for start in range(0, series.n_frames, size):
         batch = _read(series, start, start + size, source)
         for k, frame in enumerate(batch, start):

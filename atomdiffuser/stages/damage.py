@@ -54,7 +54,7 @@ def damage(
         The session folder, which region files lie in.
     """
     options, folder = dict(options or {}), Path(critical_fluence).parent
-    series, source = open_source(frames, "cpu")
+    series, source = open_source(frames, "cpu", "damage")
     track, affines, valid, origin = open_trajectory(trajectory)
     maps = read_maps(decay)
     dark = find_dark_level(source, series.acquisition, origin, search=settings.dark_level == "auto")

@@ -25,7 +25,7 @@ def decay(
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Write the decay maps of a stored series against its reference frame, one frame after the other."""
-    series, source = open_source(frames, settings.device)
+    series, source = open_source(frames, settings.device, "decay")
     _, affines, valid, origin = open_trajectory(trajectory)
     stride = settings.map_stride
     map_shape = tuple(-(-n // stride) for n in series.frame_shape)

@@ -46,7 +46,7 @@ def register(
     AtomDiffuserError
         When fewer than two frames can be used, or the other channel's frames are others than these.
     """
-    series, source = open_source(frames, settings.device)
+    series, source = open_source(frames, settings.device, "register")
     quality = measure_quality(source, settings)
     if drift_of is not None:
         _take_over(drift_of, pairs, trajectory, series, quality, settings, source)

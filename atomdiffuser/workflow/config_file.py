@@ -1,4 +1,4 @@
-"""config/config.yaml: two keys of its own (session, results) and one section of settings per stage.
+"""config/config.yaml: three keys of its own (session, results, memory_limit) and one section of settings per stage.
 
 `python -m atomdiffuser.workflow.config_file` writes config/config.yaml and its schema from the settings classes.
 """
@@ -14,26 +14,29 @@ from typing import Any
 
 from atomdiffuser.config import STAGES, Settings, describe_error, from_mapping, stage_schema
 from atomdiffuser.errors import SettingsError
+from atomdiffuser.memory_limit import parse_size
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 CONFIG_FILE = CHECKOUT / "config" / "config.yaml"
 SCHEMA_FILE = CHECKOUT / "workflow" / "schemas" / "config.schema.yaml"
 WIDTH = 118
 
-PATHS = {
+KEYS = {
     "session": "Folder with the raw series; usually given on the command line: --config session=/path/to/session",
     "results": "Folder for the results; empty: results/ inside the session",
+    "memory_limit": "Memory that each job keeps to, such as 2 GB; empty: as much as is fastest. Results are the same "
+    "but for rounding, and for the seams of the windows that large frames are cut into where the limit is tight",
 }
 
 
 def config_schema() -> dict[str, Any]:
     """Closed JSON schema of the workflow's configuration."""
-    paths = {name: {"type": ["string", "null"], "default": None, "description": text} for name, text in PATHS.items()}
+    own = {name: {"type": ["string", "null"], "default": None, "description": text} for name, text in KEYS.items()}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "description": "Configuration of the AtomDiffuser workflow",
         "type": "object",
-        "properties": {**paths, **{name: stage_schema(stage) for name, stage in STAGES.items()}},
+        "properties": {**own, **{name: stage_schema(stage) for name, stage in STAGES.items()}},
         "additionalProperties": False,
     }
 
@@ -56,6 +59,11 @@ def read_config(config: Mapping[str, Any]) -> Settings:
     if errors:
         unknown_key_first = min(errors, key=lambda e: (e.validator != "additionalProperties", [*map(str, e.path)]))
         raise SettingsError(describe_error(unknown_key_first))
+    if values.get("memory_limit"):
+        try:
+            parse_size(values["memory_limit"])
+        except SettingsError as error:
+            raise SettingsError(f"memory_limit: {error}") from None
     return Settings(**{name: from_mapping(stage, dict(values.get(name) or {})) for name, stage in STAGES.items()})
 
 
@@ -85,7 +93,7 @@ def default_config_text() -> str:
         "# and pass it: snakemake … --configfile mine.yaml --config session=/path/to/session",
         "",
     ]
-    for name, text in PATHS.items():
+    for name, text in KEYS.items():
         lines += [*_comment(text, ""), f"{name}:", ""]
     for name, stage in STAGES.items():
         lines += [*_comment(stage.__doc__ or "", ""), f"{name}:"]

@@ -15,7 +15,7 @@ rule align:
         "../../envs/torch.yaml"
     threads: 1
     resources:
-        mem_mb=more_each_attempt(4000),
+        mem_mb=memory_mb(4000),
         runtime=more_each_attempt(120),
     params:
         settings=FLAGS["align"],
@@ -25,4 +25,4 @@ rule align:
         "{wildcards.series}: aligning the frames"
     shell:
         "python -m atomdiffuser align {input.frames:q} {input.trajectory:q} {output.aligned:q} {params.settings:q}"
-        " --threads {threads} --status {params.status:q} --log {log:q}"
+        " --threads {threads} {MEMORY_LIMIT} --status {params.status:q} --log {log:q}"

@@ -22,6 +22,7 @@ try:
     from atomdiffuser.errors import AtomDiffuserError
     from atomdiffuser.io.discovery import discover
     from atomdiffuser.io.session_file import DAMAGE_KEYS
+    from atomdiffuser.memory_limit import parse_size
     from atomdiffuser.workflow.closing import closing_text, run_command, summary_command
     from atomdiffuser.workflow.code_hash import code_hash, weights_fingerprint
     from atomdiffuser.workflow.config_file import read_config
@@ -99,6 +100,7 @@ STATUS = f"{OF_SERIES}status.json"
 
 FLAGS = {stage: settings_flags(settings) for stage, settings in vars(SETTINGS).items()}
 CODE = {stage: code_hash(f"atomdiffuser.stages.{stage}") for stage in (*FLAGS, "summary")}
+MEMORY_LIMIT = shlex.join(["--memory-limit", config["memory_limit"]]) if config.get("memory_limit") else ""
 CONFIG_HASH = hashlib.sha256(json.dumps(FLAGS, sort_keys=True).encode()).hexdigest()[:16]
 RUN_COMMAND = run_command(FOLDERS)
 SUMMARY_COMMAND = summary_command(FOLDERS, FLAGS["report"])
@@ -171,6 +173,12 @@ def gpus(stage):
 def more_each_attempt(amount):
     """Memory [MB] or time [min] of a job; where a job is tried again (`retries`), it may have run out of either."""
     return lambda wildcards, attempt: amount * attempt
+
+
+def memory_mb(amount):
+    """Memory of a job [MB], no more than each is held to."""
+    limit = config.get("memory_limit")
+    return more_each_attempt(min(amount, -(-parse_size(limit) // 10**6)) if limit else amount)
 
 
 def up_to(threads):

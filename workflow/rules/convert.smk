@@ -15,7 +15,7 @@ rule convert:
         "../../envs/io.yaml"
     threads: 1
     resources:
-        mem_mb=more_each_attempt(4000),
+        mem_mb=memory_mb(4000),
         runtime=more_each_attempt(120),
     params:
         raw=raw_files,
@@ -27,4 +27,4 @@ rule convert:
         "{wildcards.series}: reading the raw file"
     shell:
         "python -m atomdiffuser convert {params.raw:q} {output.frames:q} {params.names:q} {params.settings:q}"
-        " --threads {threads} --status {params.status:q} --log {log:q}"
+        " --threads {threads} {MEMORY_LIMIT} --status {params.status:q} --log {log:q}"

@@ -36,7 +36,7 @@ rule damage:
         "../../envs/torch.yaml"
     threads: 1
     resources:
-        mem_mb=more_each_attempt(4000),
+        mem_mb=memory_mb(4000),
         runtime=more_each_attempt(120),
     params:
         options=damage_options,
@@ -48,4 +48,4 @@ rule damage:
     shell:
         "python -m atomdiffuser damage {input.frames:q} {input.trajectory:q} {input.decay:q} {output.table:q}"
         " {output.critical_fluence:q} {params.options:q} {params.settings:q}"
-        " --threads {threads} --status {params.status:q} --log {log:q}"
+        " --threads {threads} {MEMORY_LIMIT} --status {params.status:q} --log {log:q}"

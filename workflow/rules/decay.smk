@@ -15,7 +15,7 @@ rule decay:
         "../../envs/torch.yaml"
     threads: up_to(4)
     resources:
-        mem_mb=more_each_attempt(8000),
+        mem_mb=memory_mb(8000),
         runtime=more_each_attempt(240),
         gpu=gpus("decay"),
     params:
@@ -27,4 +27,4 @@ rule decay:
         "{wildcards.series}: mapping the decay"
     shell:
         "python -m atomdiffuser decay {input.frames:q} {input.trajectory:q} {output.decay:q} {params.settings:q}"
-        " --threads {threads} --status {params.status:q} --log {log:q}"
+        " --threads {threads} {MEMORY_LIMIT} --status {params.status:q} --log {log:q}"

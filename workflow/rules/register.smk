@@ -17,7 +17,7 @@ rule register:
         "../../envs/torch.yaml"
     threads: up_to(4)
     resources:
-        mem_mb=more_each_attempt(8000),
+        mem_mb=memory_mb(8000),
         runtime=more_each_attempt(240),
         gpu=gpus("register"),
     params:
@@ -31,4 +31,4 @@ rule register:
     shell:
         "python -m atomdiffuser register {input.frames:q} {output.pairs:q} {output.trajectory:q} {params.drift:q}"
         " {params.settings:q}"
-        " --threads {threads} --status {params.status:q} --log {log:q}"
+        " --threads {threads} {MEMORY_LIMIT} --status {params.status:q} --log {log:q}"

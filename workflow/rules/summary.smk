@@ -30,7 +30,7 @@ rule summary:
         "../../envs/report.yaml"
     threads: 1
     resources:
-        mem_mb=more_each_attempt(4000),
+        mem_mb=memory_mb(4000),
         runtime=more_each_attempt(60),
     params:
         results=lambda wildcards, output: os.path.dirname(output.html) or ".",
