@@ -11,11 +11,12 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks import scale_convert, scale_pairs, scale_series, scale_session, scale_startup
+from benchmarks import scale_convert, scale_pairs, scale_reading, scale_series, scale_session, scale_startup
 
 PARTS = {
     "startup": scale_startup.run,
     "convert": scale_convert.run,
+    "reading": scale_reading.run,
     "pairs": scale_pairs.run,
     "series": scale_series.run,
     "session": scale_session.run,

@@ -143,7 +143,7 @@ def measure_regions(
     regions = regions.with_blocks(block)
     n_frames, n_atoms = len(valid), regions.membership.shape[1]
     sums: dict[str, np.ndarray] = {}
-    for k in usable:
+    for k in source.each(usable):
         found = sum_frame(source, k, affines[k], tuple(_filled(v, source) for v in given(k)), template, regions)
         for name, values in found.items():
             sums.setdefault(name, np.full((n_frames, n_atoms), np.nan))[k] = values
@@ -171,7 +171,7 @@ def _template(
     """The weighted sum of the frames and of their maps, where each frame's own pixels are seen."""
     mixture = torch.zeros(2, 1, *source.shape, dtype=torch.float64, device=source.device)
     total, weights = empty_sum(source), {}
-    for k in usable:
+    for k in source.each(usable):
         weights[k] = _add_frame(total, mixture, given(k), aligned_part(source, k, affines[k]), source)
         advance()
     base = source.prepared([reference_frame]).base

@@ -130,7 +130,7 @@ def track_columns(
     labels = _nearest_column(places, NEAREST * spacing, source.shape)
     gradient = [_gradient(template, axis) for axis in (0, 1)]
     factor = _blur_factor(template, source.scales.filter_px)
-    for k in np.flatnonzero(measured.accepted.any(1)):
+    for k in source.each(np.flatnonzero(measured.accepted.any(1))):
         seen = template.on_frame(source, int(k), torch.as_tensor(frame_from_reference[k]))
         raw = source.raw(int(k))
         own = _labels_on_frame(labels, seen)

@@ -133,7 +133,7 @@ def measure_spots(
         return SpotAmplitudes(shells, amplitude, sigma)
     coefficients = _coefficients(through_windows(lattice, shells, period), source)
     del lattice  # a large frame's images are many: each is kept only while it is needed
-    for k in np.flatnonzero(measured.accepted.any(1)):
+    for k in source.each(np.flatnonzero(measured.accepted.any(1))):
         affine = torch.as_tensor(frame_from_reference[k])
         amplitude[k], sigma[k] = _amplitudes(source, int(k), affine, measured, coefficients)
         if advance:

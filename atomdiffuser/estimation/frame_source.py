@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from atomdiffuser.errors import ShapeError
+from atomdiffuser.estimation.device_faults import free_device_memory, in_smaller_parts
 from atomdiffuser.estimation.faults import all_finite, fill_faults, find_faults, touched
 from atomdiffuser.estimation.noise import NoiseModel, estimate_noise
 from atomdiffuser.estimation.prepare import PreparedFrames, prepare_frames
 from atomdiffuser.estimation.spectrum import ImageScales, lattice_vectors, measure_scales
 from atomdiffuser.freed_memory import give_freed_memory_back, keep_freed_memory
 from atomdiffuser.memory_limit import room
+from atomdiffuser.read_ahead import read_ahead
 from atomdiffuser.series import FrameSeries
 
 SAMPLE_FRAMES = 8
 CPU_BATCH_PX = 8 * 256 * 256  # no faster with more
 SMALLEST_SIDE_PX = 8
 HOST_BYTES_PER_PX = 24  # of one pair on its way to a GPU
+AS_STORED = [np.dtype(name) for name in ("uint8", "int8", "int16", "uint16", "int32", "float32", "float64")]
+"""Kinds of frames that are brought to the device as they are; others become float32 first."""
 BYTES_PER_PX = 400  # images of one pair in flight during a fit
 
 
@@ -51,9 +57,43 @@ class FrameSource:
         self.unusable = self._find_unusable()
         self.usable = [k for k in range(self.n_frames) if k not in self.unusable]
         self._gain_e = gain_e
+        self._at_hand: dict[int, Tensor] = {}
         self.noise, self.scales = self._measure(gain_e)
         self.batch = self._batch_size()
         self._cache: OrderedDict[int, PreparedFrames] = OrderedDict()
+
+    def on_processor(self) -> FrameSource:
+        """The same frames, with what was measured of them, for when a GPU fails."""
+        twin = copy.copy(self)
+        twin.device, twin.unusable, twin.usable = torch.device("cpu"), dict(self.unusable), list(self.usable)
+        twin._cache, twin._at_hand = OrderedDict(), {}
+        twin.batch = twin._batch_size()
+        keep_freed_memory()
+        return twin
+
+    def each(self, indices: Iterable[int]) -> Iterator[int]:
+        """The numbers of frames one after the other, each frame read while the one before is worked on."""
+        for (index,) in self.each_of((int(k),) for k in indices):
+            yield index
+
+    def each_of(self, groups: Iterable[Sequence[int]]) -> Iterator[Sequence[int]]:
+        """The same for groups of frames that are needed together; what two groups in turn share is read once."""
+
+        def missing() -> Iterator[tuple[Sequence[int], list[int]]]:
+            before: set[int] = set()
+            for group in groups:
+                yield group, sorted({int(k) for k in group} - before)
+                before = {int(k) for k in group}
+
+        reads = read_ahead(lambda item: {k: self._read(k) for k in item[1]}, missing())
+        try:
+            for (group, _), frames in reads:
+                kept = {k: self._at_hand[k] for k in map(int, group) if k in self._at_hand}
+                self._at_hand = kept | frames
+                yield group
+        finally:
+            reads.close()
+            self._at_hand = {}
 
     def leave_out(self, reasons: Mapping[int, str]) -> None:
         """Use some more frames no longer, each for its reason; noise and scales are measured again without them."""
@@ -67,16 +107,25 @@ class FrameSource:
 
     def raw(self, index: int) -> Tensor:
         """Frame (1, Y, X) float32, counts above the dark level; not-a-number pixels become the frame's mean."""
-        frame = self._counts(index)
+        frame = self.counts(index)
         if not all_finite(frame):
             bad = ~torch.isfinite(frame)
             frame[bad] = frame[~bad].mean() if not bool(bad.all()) else 0.0
         return frame
 
-    def _counts(self, index: int) -> Tensor:
+    def counts(self, index: int) -> Tensor:
+        """Frame (1, Y, X) float32, counts above the dark level, as it is."""
         give_freed_memory_back(self.shape[0] * self.shape[1])
-        frame = np.asarray(self.series.frames[index], dtype=np.float32) - np.float32(self.dark_level)
-        return torch.from_numpy(np.ascontiguousarray(frame))[None].to(self.device)
+        frame = self._at_hand.get(index)
+        frame = self._read(index) if frame is None else frame
+        return frame.to(self.device, torch.float32, non_blocking=True)[None] - self.dark_level
+
+    def _read(self, index: int) -> Tensor:
+        """A frame (Y, X) as it is stored, in memory that a GPU can copy from while it computes."""
+        frame = np.ascontiguousarray(self.series.frames[index])
+        kept = frame if frame.dtype in AS_STORED and frame.flags.writeable else frame.astype(np.float32)
+        tensor = torch.from_numpy(kept)
+        return tensor.pin_memory() if self.device.type == "cuda" else tensor
 
     def prepared(self, indices: Sequence[int]) -> PreparedFrames:
         """Prepared frames, cached up to two batches' worth."""
@@ -92,18 +141,26 @@ class FrameSource:
 
     def in_batches(self, pairs: Sequence[tuple[int, int]], run: Callable, batch: int | None = None) -> list:
         """`run(slice_of_pairs, reference frames, moving frames)` for each batch of pairs, in order."""
-        size = batch or self.batch
+        most = size = batch or self.batch
+
+        def compute(part: Sequence[int]) -> Any:
+            first, second = ([pairs[m][side] for m in part] for side in (0, 1))
+            return run(slice(part[0], part[-1] + 1), self.prepared(first), self.prepared(second))
+
         results = []
-        for at in range(0, len(pairs), size):
-            part = pairs[at : at + size]
-            results.append(
-                run(slice(at, at + len(part)), self.prepared([i for i, _ in part]), self.prepared([j for _, j in part]))
-            )
+        parts = [range(at, min(at + most, len(pairs))) for at in range(0, len(pairs), most)]
+        for part, _ in zip(parts, self.each_of([k for m in part for k in pairs[m]] for part in parts), strict=True):
+            found, size = in_smaller_parts(compute, part, size, self._make_room)
+            results += found
         return results
+
+    def _make_room(self) -> None:
+        self._cache.clear()
+        free_device_memory()
 
     def _prepare(self, index: int) -> PreparedFrames:
         """One frame, what is faulty in it filled and unknown to the fit."""
-        bad = find_faults(self._counts(index), self.noise)
+        bad = find_faults(self.counts(index), self.noise)
         if bad is None:
             return prepare_frames(self.raw(index), self.scales)
         prepared = prepare_frames(fill_faults(self.raw(index), bad), self.scales)

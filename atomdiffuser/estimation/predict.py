@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from atomdiffuser import geometry
+from atomdiffuser.estimation.device_faults import in_smaller_parts
 from atomdiffuser.estimation.frame_source import FrameSource
 from atomdiffuser.estimation.local_regression import LARGEST_SIGMA, DecayMaps
 from atomdiffuser.estimation.register import FitOptions, PairRegistration
@@ -45,8 +45,15 @@ class Predictor:
 
     def register(self, pairs: Sequence[tuple[int, int]]) -> PairRegistration:
         """Drift alone, as the network sees it; pairs whose search it does not trust itself are invalid."""
-        stacks = (torch.from_numpy(s).to(self.source.device) for s in self._stacks(pairs))
-        frames = pair_frames(*stacks, gain_e=self._gain_e())
+        parts, _ = in_smaller_parts(self._register, pairs, max(len(pairs), 1))
+        if len(parts) == 1:
+            return parts[0]
+        tensors = [f.name for f in fields(PairRegistration) if f.name != "reason"]
+        joined = {name: torch.cat([getattr(p, name) for p in parts]) for name in tensors}
+        return PairRegistration(**joined, reason=[r for p in parts for r in p.reason])
+
+    def _register(self, pairs: Sequence[tuple[int, int]]) -> PairRegistration:
+        frames = pair_frames(*self._stacks(pairs), gain_e=self._gain_e())
         with torch.no_grad():
             found = self.model.estimate_drift(frames, tiles=plan_tiles(frames.shape, window_for(frames.shape)))
         covariance = motion_covariance(found.normal_matrices[-1], frames.shape)
@@ -75,11 +82,12 @@ class Predictor:
         """Maps of aligned pairs, `stride` times coarser than the frames (cell means)."""
         return decay_maps(self.predict(pairs, drift), stride)
 
-    def _stacks(self, pairs: Sequence[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+    def _stacks(self, pairs: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
         """Counts above the dark level (n, Y, X) of the references and of the moving frames; NaN stays."""
-        counts = lambda k: np.asarray(self.source.series.frames[k], np.float32) - np.float32(self.source.dark_level)
         first, second = zip(*pairs, strict=True)
-        return np.stack([counts(k) for k in first]), np.stack([counts(k) for k in second])
+        counts = {k: self.source.counts(k) for k in dict.fromkeys((*first, *second))}
+        stack = lambda side: torch.cat([counts[k] for k in side]) if len(side) > 1 else counts[side[0]]
+        return stack(first), stack(second)
 
     def _gain_e(self) -> float:
         """Electrons per count, from the noise; a series whose noise is all readout counts its variance as shots."""

@@ -9,6 +9,7 @@ the two frames have in common (`LatticeTemplate`) is found on the whole frame fi
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -28,6 +29,8 @@ from atomdiffuser.model.prediction import PairPrediction
 from atomdiffuser.model.shift_search import ShiftSearch, motion_from_log_odds
 from atomdiffuser.model.tiling import OVERLAP_PX, WINDOW_PX, Tile, blending_weight, plan_tiles
 from atomdiffuser.model.time_embedding import Conditioning
+
+logger = logging.getLogger(__name__)
 
 LARGEST_DOUBT = (0.5, 0.7)
 """Intensity and contrast are given where one window of 16 px alone would know them better than this."""
@@ -131,6 +134,8 @@ class AtomDiffuser(nn.Module):
     ) -> PairPrediction:  # fmt: skip
         """Pairs of any size and dtype, (Y, X) or (n, Y, X), in windows and batches that fit the memory.
 
+        What the device's memory does not hold is tried again with half of the pairs, then in half as large windows.
+
         Parameters
         ----------
         drift
@@ -155,14 +160,31 @@ class AtomDiffuser(nn.Module):
         batch = max(1, budget // (tiles[0].window.height * tiles[0].window.width))
         was_training = self.training
         self.eval()
-        parts = []
-        for at in range(0, len(first), batch):
+        parts: list[PairPrediction] = []
+        at = 0
+        while at < len(first):
             take = slice(at, at + batch)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-                parts.append(self(
-                    first[take].to(self.device), second[take].to(self.device), dark_level=dark_level, gain_e=gain_e,
-                    drift=None if known is None else known[take], tiles=tiles,
-                ))  # fmt: skip
+            try:
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+                    parts.append(self(
+                        first[take].to(self.device), second[take].to(self.device), dark_level=dark_level, gain_e=gain_e,
+                        drift=None if known is None else known[take], tiles=tiles,
+                    ))  # fmt: skip
+            except torch.OutOfMemoryError:
+                side = max(tiles[0].window.shape)
+                if batch == 1 and side <= 2 * overlap_px:
+                    raise
+            else:
+                at += batch
+                continue
+            if torch.cuda.is_initialized():
+                torch.cuda.empty_cache()
+            if batch > 1:
+                batch = (min(batch, len(first) - at) + 1) // 2
+            else:
+                tiles = plan_tiles(tuple(first.shape[1:]), max(side // 2, 2 * overlap_px), overlap_px)
+            told = f"{batch} pairs" if batch > 1 else f"one pair, in windows of {tiles[0].window.height} px"
+            logger.warning("the GPU's memory is short: %s at a time from here on", told)
         self.train(was_training)
         names = ("moving_from_reference", "normal_matrix", "shift_probability", "rates", "log_sigma", "known", "seen")
         return PairPrediction(*(torch.cat([getattr(p, name) for p in parts]) for name in names), parts[0].shape)

@@ -16,14 +16,13 @@ from atomdiffuser.memory_limit import warn_if_too_small
 from atomdiffuser.series import FrameSeries
 
 
-def open_source(frames: Path, device: str, stage: str) -> tuple[FrameSeries, FrameSource]:
+def open_source(frames: Path, device: str | torch.device, stage: str) -> tuple[FrameSeries, FrameSource]:
     """The stored series, and its frames above the dark level on the device (dark level 0 where it is unknown)."""
     series = read_frames(frames, dask=False)
     warn_if_too_small(stage, series.frame_shape)
     acquisition = series.acquisition
-    source = FrameSource(
-        series, choose_device(device), dark_level=acquisition.dark_level or 0.0, gain_e=acquisition.gain_e
-    )
+    device = choose_device(device) if isinstance(device, str) else device
+    source = FrameSource(series, device, dark_level=acquisition.dark_level or 0.0, gain_e=acquisition.gain_e)
     return series, source
 
 

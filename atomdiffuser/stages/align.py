@@ -12,6 +12,7 @@ import numpy as np
 from atomdiffuser.alignment import align_frame, choose_grid
 from atomdiffuser.config import AlignSettings
 from atomdiffuser.io.store import create_frames, read_frames
+from atomdiffuser.read_ahead import read_ahead
 from atomdiffuser.stages._sources import open_source, open_trajectory
 
 logger = logging.getLogger(__name__)
@@ -57,10 +58,10 @@ def align(
         attributes=attributes,
         origin_px=grid.origin_px,
     ) as writer:
-        for k in range(series.n_frames):
+        for k, frame in read_ahead(lambda k: series.frame(k) if valid[k] else None, range(series.n_frames)):
             aligned = np.full(grid.shape, np.nan, np.float32)
-            if valid[k]:
-                aligned = align_frame(series.frame(k), affines[k], grid, settings.interpolation, offsets.get(k))
+            if frame is not None:
+                aligned = align_frame(frame, affines[k], grid, settings.interpolation, offsets.get(k))
                 seen = np.isfinite(aligned)
                 total[seen] += aligned[seen]
                 count += seen

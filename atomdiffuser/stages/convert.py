@@ -15,6 +15,7 @@ from atomdiffuser.io._fingerprint import fingerprint_of
 from atomdiffuser.io.readers import apply_overrides, quiet, read_series
 from atomdiffuser.io.store import FrameWriter, create_frames
 from atomdiffuser.memory_limit import room, warn_if_too_small
+from atomdiffuser.read_ahead import read_ahead
 from atomdiffuser.series import FrameSeries
 
 BATCH_BYTES = 16 * 2**20
@@ -100,8 +101,8 @@ def convert(
 def _copy(series: FrameSeries, writer: FrameWriter, source: Path, progress: Callable[[int, int], None] | None) -> None:
     frame_bytes = max(1, int(np.prod(series.frame_shape)) * series.frames.dtype.itemsize)
     size = max(1, int(min(BATCH_BYTES, room() / 8) // frame_bytes))  # frames, their pyramids, and both compressed
-    for start in range(0, series.n_frames, size):
-        batch = _read(series, start, start + size, source)
+    starts = range(0, series.n_frames, size)
+    for start, batch in read_ahead(lambda start: _read(series, start, start + size, source), starts):
         for k, frame in enumerate(batch, start):
             if frame.dtype.kind == "f" and k not in series.excluded and not np.isfinite(frame).any():
                 raise ReadError(

@@ -11,6 +11,8 @@ import torch
 
 from atomdiffuser.config import DecaySettings
 from atomdiffuser.estimation.decay import decay_estimator
+from atomdiffuser.estimation.device_faults import with_processor_in_reserve
+from atomdiffuser.estimation.frame_source import choose_device
 from atomdiffuser.io.map_store import MAP_NAMES, create_maps
 from atomdiffuser.model.checkpoint import weights_hash
 from atomdiffuser.stages._sources import describe_estimation, open_source, open_trajectory
@@ -25,7 +27,9 @@ def decay(
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Write the decay maps of a stored series against its reference frame, one frame after the other."""
-    series, source = open_source(frames, settings.device, "decay")
+    series, source = with_processor_in_reserve(
+        choose_device(settings.device), lambda device: open_source(frames, device, "decay")
+    )
     _, affines, valid, origin = open_trajectory(trajectory)
     stride = settings.map_stride
     map_shape = tuple(-(-n // stride) for n in series.frame_shape)
@@ -52,17 +56,24 @@ def decay(
         pixel_size_nm=series.acquisition.pixel_size_nm,
         attributes=attributes,
     ) as writer:
-        for k in range(series.n_frames):
-            maps = nothing
-            if valid[k]:
-                found = estimate([(origin, k)], torch.as_tensor(affines[k : k + 1]))
-                maps = {name: getattr(found, name)[0].cpu().numpy() for name in MAP_NAMES}
-                bandwidths[k] = float(found.intensity_bandwidth_px), float(found.contrast_bandwidth_px)
-                if k == origin:
-                    maps |= _undamaged(maps["coverage"])
-            writer.write(k, **maps)
-            if progress:
-                progress(k + 1, series.n_frames)
+        # A processor is no faster with several pairs at a time, and they take more memory.
+        size = source.batch if source.device.type == "cuda" else 1
+        groups = [range(at, min(at + size, series.n_frames)) for at in range(0, series.n_frames, size)]
+        used = [[k for k in group if valid[k]] for group in groups]
+        for group, needed in zip(groups, source.each_of([origin, *some] if some else [] for some in used), strict=True):
+            known = needed[1:]
+            found = estimate([(origin, k) for k in known], torch.as_tensor(affines[known])) if known else None
+            for k in group:
+                maps = nothing
+                if found is not None and valid[k]:
+                    m = known.index(k)
+                    maps = {name: getattr(found, name)[m].cpu().numpy() for name in MAP_NAMES}
+                    bandwidths[k] = float(found.intensity_bandwidth_px[m]), float(found.contrast_bandwidth_px[m])
+                    if k == origin:
+                        maps |= _undamaged(maps["coverage"])
+                writer.write(k, **maps)
+                if progress:
+                    progress(k + 1, series.n_frames)
 
 
 def _undamaged(coverage: np.ndarray) -> dict[str, np.ndarray]:

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from atomdiffuser.config import RegisterSettings
 from atomdiffuser.errors import AtomDiffuserError
+from atomdiffuser.estimation.device_faults import with_processor_in_reserve
 from atomdiffuser.estimation.drift import estimate_drift
 from atomdiffuser.estimation.drift_tables import pairs_table, trajectory_table
-from atomdiffuser.estimation.frame_source import FrameSource
+from atomdiffuser.estimation.frame_source import FrameSource, choose_device
 from atomdiffuser.io.tables import read_table, write_table
 from atomdiffuser.quality.columns import with_quality_columns, with_scan_columns
 from atomdiffuser.quality.line_jitter import measure_jitter
@@ -46,7 +48,22 @@ def register(
     AtomDiffuserError
         When fewer than two frames can be used, or the other channel's frames are others than these.
     """
-    series, source = open_source(frames, settings.device, "register")
+    with_processor_in_reserve(
+        choose_device(settings.device),
+        lambda device: _register(frames, pairs, trajectory, settings, drift_of, progress, device),
+    )
+
+
+def _register(
+    frames: Path,
+    pairs: Path,
+    trajectory: Path,
+    settings: RegisterSettings,
+    drift_of: Path | None,
+    progress: Callable[[int, int], None] | None,
+    device: torch.device,
+) -> None:
+    series, source = open_source(frames, device, "register")
     quality = measure_quality(source, settings)
     if drift_of is not None:
         _take_over(drift_of, pairs, trajectory, series, quality, settings, source)
