@@ -35,6 +35,8 @@ def offences(source: str) -> Iterator[str]:
     for node in nodes:
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [a.name for a in node.names]
+            if names == ["socket"] and isinstance(node, ast.Import) and inside_the_machine(nodes):
+                continue
             base = getattr(node, "module", None) or ""
             for name in [*names, base, *(f"{base}.{n}" for n in names)]:
                 if name in NEVER_IMPORTED or name.split(".")[0] in NEVER_IMPORTED:
@@ -53,6 +55,17 @@ def offences(source: str) -> Iterator[str]:
                 yield f"{node.lineno}: pickle"
             if called.endswith("Environment") and "autoescape" not in given:
                 yield f"{node.lineno}: no autoescape"
+
+
+def inside_the_machine(nodes: list[ast.AST]) -> bool:
+    """Whether all sockets of a file are Unix ones, or one that was handed to the process open."""
+    for node in nodes:
+        if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("socket."):
+            given = [*map(ast.unparse, node.args), *(str(k.arg) for k in node.keywords)]
+            unix = ast.unparse(node.func) == "socket.socket" and given in (["socket.AF_UNIX"], ["fileno"])
+            if not unix and ast.unparse(node.func) not in ("socket.send_fds", "socket.recv_fds"):
+                return False
+    return True
 
 
 def unquoted(rules: str) -> list[str]:
@@ -88,6 +101,8 @@ def test_every_value_in_a_shell_command_is_quoted(path: Path) -> None:
         "import torch\ntorch.load('x')", "np.load(f, allow_pickle=True)", "subprocess.run('ls', shell=True)",
         "yaml.load(text, Loader=yaml.Loader)",
         "class A(yaml.Loader): pass\nyaml.load(text, A)",
+        "import socket\nsocket.socket()", "import socket\nsocket.create_connection(('a', 1))",
+        "from socket import socket",
         "os.system('ls')", "eval('1')", "jinja2.Environment(loader=x)",
     ],
 )  # fmt: skip

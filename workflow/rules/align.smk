@@ -11,6 +11,7 @@ rule align:
         f"{OF_SERIES}logs/align.log",
     benchmark:
         f"{OF_SERIES}benchmarks/align.tsv"
+    priority: 3
     conda:
         "../../envs/torch.yaml"
     threads: 1

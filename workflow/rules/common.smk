@@ -38,6 +38,8 @@ try:
         write_series_list,
     )
     from atomdiffuser.workflow.session import raw_values, session_folders
+    from atomdiffuser.workflow.warm_job import ADDRESS
+    from atomdiffuser.workflow.warm_process import start_warm_process
 except ModuleNotFoundError as error:
     sys.exit(
         f"AtomDiffuser: Snakemake's own environment has no {error.name}; run `make setup` in the checkout "
@@ -193,6 +195,9 @@ PACKAGE_PATH = str(package_path())
 prepare = f"set -euo pipefail; export PYTHONPATH={shlex.quote(PACKAGE_PATH)} {IN_JOB}=1; "
 if "conda" not in {str(m) for m in workflow.deployment_settings.deployment_method}:
     prepare += f"export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH; "
+    # it runs the same Python as the jobs; jobs of a cluster have a Snakemake of their own, which starts none
+    if workflow.is_main_process and not workflow.output_settings.dryrun:
+        prepare += f"export {ADDRESS}={start_warm_process(PACKAGE_PATH)}; "
 # A job takes Ctrl-C when it is ready to end in order: one that falls into the start of Python would show a traceback.
 prepare += "if env --block-signal=INT true 2>/dev/null; " 'then python() { env --block-signal=INT python "$@"; }; fi; '
 shell.prefix(prepare.replace("{", "{{").replace("}", "}}"))

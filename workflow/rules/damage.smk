@@ -32,6 +32,7 @@ rule damage:
         f"{OF_SERIES}logs/damage.log",
     benchmark:
         f"{OF_SERIES}benchmarks/damage.tsv"
+    priority: 3
     conda:
         "../../envs/torch.yaml"
     threads: 1

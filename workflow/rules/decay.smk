@@ -11,6 +11,7 @@ rule decay:
         f"{OF_SERIES}logs/decay.log",
     benchmark:
         f"{OF_SERIES}benchmarks/decay.tsv"
+    priority: 2
     conda:
         "../../envs/torch.yaml"
     threads: up_to(4)

@@ -13,6 +13,7 @@ rule register:
         f"{OF_SERIES}logs/register.log",
     benchmark:
         f"{OF_SERIES}benchmarks/register.tsv"
+    priority: 1
     conda:
         "../../envs/torch.yaml"
     threads: up_to(4)

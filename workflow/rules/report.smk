@@ -20,6 +20,7 @@ rule report_series:
         f"{OF_SERIES}logs/report.log",
     benchmark:
         f"{OF_SERIES}benchmarks/report.tsv"
+    priority: 4
     conda:
         "../../envs/report.yaml"
     threads: 1
