@@ -62,7 +62,7 @@ benchmark-kill: $(STAMPS)/demo  ## kill every stage before each of its 3,500 fil
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks kill
 
 .PHONY: benchmark-scale
-benchmark-scale: $(STAMPS)/demo  ## measure speed and memory of big sessions (SCALE_PARTS=startup,convert,reading,pairs,series,session)
+benchmark-scale: $(STAMPS)/demo  ## measure speed and memory of big sessions (SCALE_PARTS=startup,convert,reading,pairs,series,storage,session)
 	@$(BIN)/python -m benchmarks scale
 
 .PHONY: coverage

@@ -11,7 +11,15 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks import scale_convert, scale_pairs, scale_reading, scale_series, scale_session, scale_startup
+from benchmarks import (
+    scale_convert,
+    scale_pairs,
+    scale_reading,
+    scale_series,
+    scale_session,
+    scale_startup,
+    scale_storage,
+)
 
 PARTS = {
     "startup": scale_startup.run,
@@ -19,6 +27,7 @@ PARTS = {
     "reading": scale_reading.run,
     "pairs": scale_pairs.run,
     "series": scale_series.run,
+    "storage": scale_storage.run,
     "session": scale_session.run,
 }
 

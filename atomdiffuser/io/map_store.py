@@ -18,6 +18,7 @@ import zarr
 from atomdiffuser._version import __version__
 from atomdiffuser.errors import ShapeError, StoreError
 from atomdiffuser.io._zspy_maps import describe_for_hyperspy
+from atomdiffuser.io.shards import ShardWriter
 from atomdiffuser.io.store import (
     ROOT_KEY,
     compressors,
@@ -42,6 +43,7 @@ class MapWriter:
 
     def __init__(self, arrays: dict[str, zarr.Array], n_frames: int) -> None:
         self._arrays = arrays
+        self._files = {name: ShardWriter(array) for name, array in arrays.items()}
         self._written = np.zeros(n_frames, dtype=bool)
 
     def write(
@@ -62,8 +64,13 @@ class MapWriter:
             values, target = np.asarray(values), self._arrays[name]
             if values.shape != target.shape[1:]:
                 raise ShapeError(f"{name} of frame {index} has shape {values.shape}, expected {target.shape[1:]}")
-            target[index] = values.astype(np.float32)
+            self._files[name].write(index, values.astype(np.float32)[None])
         self._written[index] = True
+
+    def finish(self) -> None:
+        """Write the files that maps were still waiting for."""
+        for files in self._files.values():
+            files.finish()
 
     def missing(self) -> list[int]:
         """Frames that have not been written yet."""
@@ -111,6 +118,7 @@ def create_maps(
         yield writer
         if missing := writer.missing():
             raise StoreError(f"{path}: maps of frames {missing[:5]} of {n_frames} were never written")
+        writer.finish()
         root.attrs[ROOT_KEY] = to_json(
             {
                 **(attributes or {}),

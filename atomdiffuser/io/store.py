@@ -3,7 +3,7 @@
 Layout of `frames.ome.zarr` (and `aligned.ome.zarr`)::
 
     zarr.json                            ome.multiscales, ZSpy version, `atomdiffuser`: acquisition, times, provenance
-    Experiments/frames/data              (t, y, x), native dtype, one chunk a frame
+    Experiments/frames/data              (t, y, x), native dtype, one chunk a frame; over 1,000, some in a file (shard)
     Experiments/frames/pyramid/<level>   block means 2, 4, … times coarser, for viewers
     Experiments/frames/axis-<i>, metadata, original_metadata     what HyperSpy expects
     <name>                               further (y, x) arrays, such as `mean` and `count`
@@ -30,6 +30,7 @@ from zarr.codecs import BloscCodec
 
 from atomdiffuser._version import __version__
 from atomdiffuser.errors import ShapeError, StoreError
+from atomdiffuser.io.shards import ShardWriter, files_of, frames_a_shard
 from atomdiffuser.series import Acquisition, FrameSeries
 
 EXPERIMENT = "Experiments/frames"
@@ -46,6 +47,7 @@ class FrameWriter:
 
     def __init__(self, root: zarr.Group, levels: list[zarr.Array], compression_level: int) -> None:
         self._root, self._levels, self._compression_level = root, levels, compression_level
+        self._files = [ShardWriter(array) for array in levels]
         self._written = np.zeros(levels[0].shape[0], dtype=bool)
 
     def write(self, index: int, frame: np.ndarray) -> None:
@@ -62,12 +64,12 @@ class FrameWriter:
             raise ShapeError(f"frame {outside} is outside 0…{target.shape[0] - 1}")
         if not np.can_cast(frames.dtype, target.dtype, "same_kind"):
             raise ShapeError(f"frame {first} is {frames.dtype}, the store holds {target.dtype}")
-        target[first:stop] = frames
+        self._files[0].write(first, frames)
         for level, array in enumerate(self._levels[1:], 1):
             means = np.empty((len(frames), *array.shape[1:]), array.dtype)
             for k, frame in enumerate(frames):  # one at a time stays in the processor's cache
                 means[k] = block_mean(frame, 2**level)
-            array[first:stop] = means
+            self._files[level].write(first, means)
         self._written[first:stop] = True
 
     def write_array(self, name: str, array: np.ndarray) -> None:
@@ -76,6 +78,11 @@ class FrameWriter:
             raise StoreError(f"an array cannot be called {name!r} in a frame store")
         array = np.asarray(array)
         write_array(self._root, name, array, compressors(self._compression_level, array.dtype))
+
+    def finish(self) -> None:
+        """Write the files that frames were still waiting for."""
+        for files in self._files:
+            files.finish()
 
     def missing(self) -> list[int]:
         """Frames that have not been written yet."""
@@ -142,6 +149,7 @@ def create_frames(
         yield writer
         if missing := writer.missing():
             raise StoreError(f"{path}: frames {missing[:5]} of {n_frames} were never written")
+        writer.finish()
         root.attrs.update(
             {
                 "file_format": "ZSpy",
@@ -193,8 +201,9 @@ def read_frames(path: str | Path, *, dask: bool = True) -> FrameSeries:
         raise StoreError(f"{path}: incomplete frame store ({error}); run the {_stage(path)} stage again") from error
     chunk_folder = path / EXPERIMENT / "data" / "c"
     present = sum(1 for _ in chunk_folder.iterdir()) if chunk_folder.is_dir() else 0
-    if present < data.shape[0]:
-        raise StoreError(f"{path}: holds {present} of {data.shape[0]} frames; run the {_stage(path)} stage again")
+    if present < (files := files_of(data)):
+        what = "frames" if files == data.shape[0] else "files of frames"
+        raise StoreError(f"{path}: holds {present} of {files} {what}; run the {_stage(path)} stage again")
     if dask:
         import dask.array as da
 
@@ -368,12 +377,17 @@ def compressors(level: int, dtype: Any) -> list[BloscCodec] | None:
 
 
 def create_array(group: zarr.Group, name: str, shape: tuple[int, ...], dtype: Any, compressors: Any) -> zarr.Array:
-    """A (t, y, x) array with one chunk a frame; every chunk is written, so that a missing one shows."""
+    """A (t, y, x) array with one chunk a frame; every chunk is written, so that a missing one shows.
+
+    In a long one several chunks share a file, see `shards`.
+    """
+    together = frames_a_shard(shape[0], math.prod(shape[1:]) * np.dtype(dtype).itemsize)
     return group.create_array(
         name,
         shape=shape,
         dtype=dtype,
         chunks=(1, *shape[1:]),
+        shards=(together, *shape[1:]) if together > 1 else None,
         dimension_names=("t", "y", "x"),
         compressors=compressors,
         config={"write_empty_chunks": True},
