@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from atomdiffuser.errors import StoreError
 from atomdiffuser.io.map_store import DecayMaps, read_maps, read_still_maps
+from atomdiffuser.io.remote import Place, location
 from atomdiffuser.io.store import read_frames
 from atomdiffuser.io.tables import read_table
 from atomdiffuser.series import FrameSeries
@@ -31,8 +31,8 @@ TABLES = {
 }
 
 
-def open_results(folder: str | Path) -> SeriesResults:
-    """Open the results of one series, `<session>/results/<series>`.
+def open_results(folder: str | Place) -> SeriesResults:
+    """Open the results of one series, `<session>/results/<series>`, of this machine or in an object store (`s3://…`).
 
     Raises
     ------
@@ -45,7 +45,7 @@ def open_results(folder: str | Path) -> SeriesResults:
     Traceback (most recent call last):
     atomdiffuser.errors.StoreError: nowhere: no results of a series here; give <session>/results/<series>
     """
-    folder = Path(folder)
+    folder = location(folder)
     if not (folder / "frames.ome.zarr").is_dir():
         raise StoreError(f"{folder}: no results of a series here; give <session>/results/<series>")
     return SeriesResults(folder)
@@ -61,7 +61,7 @@ class SeriesResults:
         `<session>/results/<series>`.
     """
 
-    folder: Path
+    folder: Place
 
     @property
     def frames(self) -> FrameSeries:

@@ -18,6 +18,7 @@ import zarr
 from atomdiffuser._version import __version__
 from atomdiffuser.errors import ShapeError, StoreError
 from atomdiffuser.io._zspy_maps import describe_for_hyperspy
+from atomdiffuser.io.remote import Place, for_zarr, location
 from atomdiffuser.io.shards import ShardWriter
 from atomdiffuser.io.store import (
     ROOT_KEY,
@@ -180,16 +181,16 @@ def write_still_maps(
     link_zspy(Path(path))
 
 
-def read_still_maps(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def read_still_maps(path: str | Place) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Maps by name, in memory, and the attributes of what `write_still_maps` wrote.
 
     Raises StoreError when they are missing or incomplete.
     """
-    path = Path(path)
+    path = location(path)
     attributes = read_attributes(path, kind="still_maps")
     try:
-        names = sorted(name for name, _ in zarr.open_group(path, mode="r").groups() if name != "Experiments")
-        return {name: zarr.open_array(path / name / "0", mode="r")[...] for name in names}, attributes
+        names = sorted(name for name, _ in zarr.open_group(for_zarr(path), mode="r").groups() if name != "Experiments")
+        return {name: zarr.open_array(for_zarr(path / name / "0"), mode="r")[...] for name in names}, attributes
     except (OSError, KeyError, ValueError) as error:
         raise StoreError(f"{path}: incomplete maps ({error}); run the damage stage again") from error
 
@@ -231,12 +232,12 @@ class DecayMaps:
         return interpolate_block_means(np.asarray(getattr(self, name)[index]), self.stride, frame_shape)
 
 
-def read_maps(path: str | Path) -> DecayMaps:
+def read_maps(path: str | Place) -> DecayMaps:
     """Decay maps, lazily. Raises StoreError when they are missing or incomplete, naming the stage to run first."""
-    path = Path(path)
+    path = location(path)
     attributes = read_attributes(path, kind="maps")
     try:
-        arrays = {name: zarr.open_array(path / name / "0", mode="r") for name in MAP_NAMES}
+        arrays = {name: zarr.open_array(for_zarr(path / name / "0"), mode="r") for name in MAP_NAMES}
         times = attributes["times_s"]
         stride = int(attributes["map_stride"])
     except (OSError, KeyError, ValueError) as error:

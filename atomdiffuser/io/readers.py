@@ -31,6 +31,7 @@ from atomdiffuser.io._raw_signal import (
     same_pixel_size,
     time_s,
 )
+from atomdiffuser.io.remote import RemotePath, here
 from atomdiffuser.series import Acquisition, FrameSeries
 
 ACQUISITION_OVERRIDES = tuple(f.name for f in fields(Acquisition) if f.name != "sources")
@@ -94,7 +95,8 @@ def read_series(
     Parameters
     ----------
     path
-        A raw file, or a folder or list of single-frame files of one shape (taken in order of acquisition).
+        A raw file, or a folder or list of single-frame files of one shape (taken in order of acquisition). Files and
+        frame stores in an object store have addresses such as `s3://bucket/a.dm4`.
     signal
         Which of several time series in a file: its index in `inspect(path)`, or its title.
     overrides
@@ -122,6 +124,11 @@ def read_series(
     """
     _check_overrides(overrides)
     trust = bool(overrides.get("time_series"))
+    path = here(path)
+    if isinstance(path, RemotePath):
+        from atomdiffuser.io.store import read_frames
+
+        return apply_overrides(read_frames(path), overrides, source="argument")
     path = _one_or_many(path)
     if isinstance(path, Path) and _formats.sniff(path) == _formats.FRAMES:
         from atomdiffuser.io.store import read_frames

@@ -30,6 +30,7 @@ from zarr.codecs import BloscCodec
 
 from atomdiffuser._version import __version__
 from atomdiffuser.errors import ShapeError, StoreError
+from atomdiffuser.io.remote import Place, for_zarr, location
 from atomdiffuser.io.shards import ShardWriter, files_of, frames_a_shard
 from atomdiffuser.series import Acquisition, FrameSeries
 
@@ -174,7 +175,7 @@ def create_frames(
     link_zspy(path)
 
 
-def read_frames(path: str | Path, *, dask: bool = True) -> FrameSeries:
+def read_frames(path: str | Place, *, dask: bool = True) -> FrameSeries:
     """The series in a frame store, lazily: one Dask chunk a frame.
 
     With dask=False the frames are the Zarr array itself, which is all that reading them one by one needs; importing
@@ -185,11 +186,11 @@ def read_frames(path: str | Path, *, dask: bool = True) -> FrameSeries:
     StoreError
         When the store is missing, incomplete or of another kind; the message names the stage to run first.
     """
-    path = Path(path)
+    path = location(path)
     attributes = read_attributes(path, kind="frames")
     try:
-        data = zarr.open_array(path / EXPERIMENT / "data", mode="r")
-        original_metadata = dict(zarr.open_group(path / EXPERIMENT / "original_metadata", mode="r").attrs)
+        data = zarr.open_array(for_zarr(path / EXPERIMENT / "data"), mode="r")
+        original_metadata = dict(zarr.open_group(for_zarr(path / EXPERIMENT / "original_metadata"), mode="r").attrs)
         known = {f.name for f in fields(Acquisition)}
         values = {k: v for k, v in attributes["acquisition"].items() if k in known}
         if values.get("pixel_size_nm") is not None:
@@ -218,26 +219,26 @@ def read_frames(path: str | Path, *, dask: bool = True) -> FrameSeries:
     )
 
 
-def read_array(path: str | Path, name: str) -> np.ndarray:
+def read_array(path: str | Place, name: str) -> np.ndarray:
     """A further array of a frame store (see `FrameWriter.write_array`), in memory."""
-    path = Path(path)
+    path = location(path)
     read_attributes(path, kind="frames")
     try:
-        return zarr.open_array(path / name, mode="r")[...]
+        return zarr.open_array(for_zarr(path / name), mode="r")[...]
     except (OSError, KeyError, ValueError) as error:
         raise StoreError(f"{path}: has no array {name!r}; run the {_stage(path)} stage again") from error
 
 
-def read_attributes(path: str | Path, *, kind: str | None = None) -> dict[str, Any]:
+def read_attributes(path: str | Place, *, kind: str | None = None) -> dict[str, Any]:
     """What a frame or map store says of itself: kind, version, name, provenance, settings.
 
     Raises StoreError when there is no such store, or it is of another kind than asked for.
     """
-    path = Path(path)
+    path = location(path)
     if not (path / "zarr.json").is_file():
         raise StoreError(f"{path}: no such store; run the {_stage(path)} stage first")
     try:
-        attributes = dict(zarr.open_group(path, mode="r").attrs).get(ROOT_KEY)
+        attributes = dict(zarr.open_group(for_zarr(path), mode="r").attrs).get(ROOT_KEY)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{path}: not a readable Zarr store ({error}); run the {_stage(path)} stage again") from error
     if not isinstance(attributes, dict):
@@ -247,7 +248,7 @@ def read_attributes(path: str | Path, *, kind: str | None = None) -> dict[str, A
     return attributes
 
 
-def _stage(path: Path) -> str:
+def _stage(path: Place) -> str:
     return {"aligned": "align", "decay": "decay", "damage_maps": "damage"}.get(path.name.split(".")[0], "convert")
 
 

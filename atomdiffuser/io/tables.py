@@ -15,6 +15,7 @@ import pandas as pd
 
 from atomdiffuser._version import __version__
 from atomdiffuser.errors import StoreError
+from atomdiffuser.io.remote import Place, RemotePath, local_copies, location
 from atomdiffuser.io.replacing import replacing_file
 from atomdiffuser.io.store import to_json
 
@@ -394,16 +395,19 @@ def write_table_twice(
         write_table(frame, Path(path).with_suffix(suffix), kind, columns=columns, **metadata)
 
 
-def read_table(path: str | Path) -> pd.DataFrame:
+def read_table(path: str | Place) -> pd.DataFrame:
     """Read a table; its metadata are in `.attrs`.
 
     Raises StoreError when the file is missing or unreadable, naming the stage to run.
     """
-    path = Path(path)
+    path = location(path)
     stage = next((s for k, s in STAGE_OF_KIND.items() if path.stem == k), None)
     remedy = f"run the {stage} stage" if stage else "run the workflow"
     if not path.is_file():
         raise StoreError(f"{path}: no such table; {remedy} first")
+    if isinstance(path, RemotePath):
+        beside = [path.with_name(f"{path.stem}.json")] if path.suffix != ".parquet" else []
+        path = local_copies([path, *(p for p in beside if p.is_file())])[0]
     try:
         if path.suffix == ".parquet":
             return _read_parquet(path)
