@@ -42,6 +42,16 @@ def test_another_weights_file_than_the_shipped_one(session: Session, tmp_path: P
     assert run.planned == of_both("decay", "damage", "report"), run.said
 
 
+def test_a_memory_limit_reaches_the_jobs_and_makes_nothing_again(session: Session) -> None:
+    limit = "memory_limit='2 GB'"
+    assert session.run("--dry-run", config=(limit,)).planned == set()
+    run = session.run("--dry-run", "--printshellcmds", config=(limit, "align={'interpolation': 'nearest'}"))
+    assert run.planned == of_both("align", "report"), run.said
+    assert "--memory-limit '2 GB' --status" in run.said, run.said
+    refused = session.run("--dry-run", config=("memory_limit=much",))
+    assert refused.code and "memory_limit: 'much' is not a size" in refused.said
+
+
 def test_a_renamed_file_is_another_series(session: Session) -> None:
     (session.folder / SECOND_FILE).rename(session.folder / "renamed.emd")
     run = session.run("--dry-run")
