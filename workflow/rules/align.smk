@@ -20,10 +20,11 @@ rule align:
         runtime=more_each_attempt(120),
     params:
         settings=FLAGS["align"],
+        memory=lambda wildcards, input: MEMORY_LIMIT,  # of `input`: not recorded, it changes no result
         status=STATUS,
         code=CODE["align"],
     message:
         "{wildcards.series}: aligning the frames"
     shell:
         "python -m atomdiffuser align {input.frames:q} {input.trajectory:q} {output.aligned:q} {params.settings:q}"
-        " --threads {threads} {MEMORY_LIMIT} --status {params.status:q} --log {log:q}"
+        " --threads {threads} {params.memory} --status {params.status:q} --log {log:q}"

@@ -21,10 +21,11 @@ rule convert:
         raw=raw_files,
         names=names_of_series,
         settings=FLAGS["convert"],
+        memory=lambda wildcards, input: MEMORY_LIMIT,  # of `input`: not recorded, it changes no result
         status=STATUS,
         code=CODE["convert"],
     message:
         "{wildcards.series}: reading the raw file"
     shell:
         "python -m atomdiffuser convert {params.raw:q} {output.frames:q} {params.names:q} {params.settings:q}"
-        " --threads {threads} {MEMORY_LIMIT} --status {params.status:q} --log {log:q}"
+        " --threads {threads} {params.memory} --status {params.status:q} --log {log:q}"

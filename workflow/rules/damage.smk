@@ -42,6 +42,7 @@ rule damage:
     params:
         options=damage_options,
         settings=FLAGS["damage"],
+        memory=lambda wildcards, input: MEMORY_LIMIT,  # of `input`: not recorded, it changes no result
         status=STATUS,
         code=CODE["damage"],
     message:
@@ -49,4 +50,4 @@ rule damage:
     shell:
         "python -m atomdiffuser damage {input.frames:q} {input.trajectory:q} {input.decay:q} {output.table:q}"
         " {output.critical_fluence:q} {params.options:q} {params.settings:q}"
-        " --threads {threads} {MEMORY_LIMIT} --status {params.status:q} --log {log:q}"
+        " --threads {threads} {params.memory} --status {params.status:q} --log {log:q}"

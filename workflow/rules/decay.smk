@@ -21,6 +21,7 @@ rule decay:
         gpu=gpus("decay"),
     params:
         settings=FLAGS["decay"],
+        memory=lambda wildcards, input: MEMORY_LIMIT,  # of `input`: not recorded, it changes no result
         status=STATUS,
         code=CODE["decay"],
         weights=WEIGHTS["decay"],
@@ -28,4 +29,4 @@ rule decay:
         "{wildcards.series}: mapping the decay"
     shell:
         "python -m atomdiffuser decay {input.frames:q} {input.trajectory:q} {output.decay:q} {params.settings:q}"
-        " --threads {threads} {MEMORY_LIMIT} --status {params.status:q} --log {log:q}"
+        " --threads {threads} {params.memory} --status {params.status:q} --log {log:q}"

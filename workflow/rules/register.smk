@@ -24,6 +24,7 @@ rule register:
     params:
         drift=lambda wildcards: [f"--drift-of={path}" for path in drift_of_other_channel(wildcards)],
         settings=FLAGS["register"],
+        memory=lambda wildcards, input: MEMORY_LIMIT,  # of `input`: not recorded, it changes no result
         status=STATUS,
         code=CODE["register"],
         weights=WEIGHTS["register"],
@@ -32,4 +33,4 @@ rule register:
     shell:
         "python -m atomdiffuser register {input.frames:q} {output.pairs:q} {output.trajectory:q} {params.drift:q}"
         " {params.settings:q}"
-        " --threads {threads} {MEMORY_LIMIT} --status {params.status:q} --log {log:q}"
+        " --threads {threads} {params.memory} --status {params.status:q} --log {log:q}"
