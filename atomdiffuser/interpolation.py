@@ -84,6 +84,13 @@ def _coarse_blur(size: int, sigma_px: float, device: str) -> tuple[Tensor, Tenso
 def affine_coordinates(b_from_a: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Where affines (n, 3, 3) put the pixels of a frame: y and x, each (n, Y, X) float32 [px]."""
     rows, columns = (torch.arange(n, dtype=b_from_a.dtype, device=b_from_a.device) for n in shape)
+    return affine_coordinates_at(b_from_a, rows, columns)
+
+
+def affine_coordinates_at(b_from_a: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Where affines (n, 3, 3) put the points of a grid at `rows` (Y,) and `columns` (X,): y and x, each (n, Y, X)
+    float32 [px].
+    """
 
     def coordinate(row: int) -> Tensor:
         a = b_from_a[:, row, :, None, None]  # (n, 3, 1, 1)

@@ -4,57 +4,92 @@ On a lattice a pair has several good fits, a lattice vector apart. They differ w
 r be the residual of a fit in units of its own noise (a candidate that meets a darker, so quieter, or more decayed
 part of the moving frame must gain nothing by that). For two fits a and b the statistic Δ = Σ (r_b² − r_a²) has
 expectation ±Σ d² (d = r_b − r_a without its noise) and standard deviation s = 2·√(dᵀ V d), V the correlation of the
-filtered noise. A test between two Gaussians at ±m with deviation s has log odds 2mΔ/s²; with m² estimated by Δ² − s²
-(1 + log k) nothing is read into a difference that noise explains, among k candidates.
+filtered noise. A test between two Gaussians at ±m with deviation s has log odds 2mΔ/s²; with m² estimated by Δ² − c·s²,
+c the largest of k squared normal numbers to be expected, nothing is read into a difference that noise explains.
 
 Residuals are freed of their local mean first: decay that the smooth fields cannot follow (a receding edge) must not
-decide where the lattice lies. What misfit remains beyond noise widens s.
+decide where the lattice lies. What misfit remains beyond noise widens s. A hole that the
+fields cannot follow would speak against the fit that sees it: two fits are compared on the part of the reference frame
+that both see, and on the part of the moving frame that both look at, and what the two do not agree on does not count.
 """
 
 from __future__ import annotations
 
-import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from atomdiffuser.estimation.joint_fit import PairFit
+from atomdiffuser.estimation.cells import CellGrid
 from atomdiffuser.estimation.spectrum import ImageScales, lattice_noise_energy
-from atomdiffuser.interpolation import filter_separable, gaussian_kernel, smooth
+from atomdiffuser.interpolation import smooth
 
 
-def log_odds(fits: PairFit, count: int, scales: ImageScales) -> Tensor:
-    """How much likelier each of `count` fits of a pair is than the first of them.
+def log_odds(
+    residual: Tensor, weight: Tensor, drift_px: Tensor, grid: CellGrid, scales: ImageScales, *, among: int
+) -> Tensor:
+    """How much likelier each of several fits of a pair is than the first of them.
 
     Parameters
     ----------
-    fits
-        Fits of n·count candidates, the candidates of one pair next to each other.
-    count
-        Candidates per pair.
+    residual, weight
+        (n, k, Y', X') misfit and inverse variance of each of the k fits.
+    drift_px
+        (n, k, 2) of the frame's centre.
+    grid
+        Where the cells are.
     scales
-        Of the images; the matched filter correlates the noise of neighbouring pixels.
+        Of the images; the matched filter correlates the noise of neighbouring cells.
+    among
+        Candidates that there were to begin with.
 
     Returns
     -------
-    (n, count) log odds: 0 for the first, −inf for candidates that share nothing with it.
+    (n, k) log odds: 0 for the first, −inf for candidates that share nothing with it.
     """
-    group = lambda t: t.unflatten(0, (-1, count))
-    seen = (fits.weight > 0).float()
-    local_mean = smooth(fits.residual * seen, scales.base_px) / smooth(seen, scales.base_px).clamp_min(1e-3)
-    residual, weight = group((fits.residual - local_mean) * fits.weight.sqrt()), group(fits.weight)
-    common = ((weight > 0) & (weight[:, :1] > 0)).float()  # each is judged against the first on the pixels both see
-    excess = (common * (residual**2 - residual[:, :1] ** 2)).sum((-2, -1)).double()
-    kernel = gaussian_kernel(scales.filter_px)
-    difference = (common * (residual - residual[:, :1])).flatten(0, 1)
-    spread = 4 * filter_separable(difference, kernel, kernel).unflatten(0, (-1, count)).square().sum((-2, -1)).double()
-    noise = lattice_noise_energy(scales) * common.sum((-2, -1)).double()
-    scatter = (common * residual[:, :1] ** 2).sum((-2, -1)).double() / noise.clamp_min(1e-30)
-    spread = spread * scatter.clamp_min(1.0)
-    expected = (excess**2 - (1 + math.log(count)) * spread).clamp_min(0).sqrt()
-    odds = -2 * expected * excess / spread.clamp_min(1e-30)
+    seen = (weight > 0).float()
+    width = scales.base_px * grid.share**0.5
+    blur = lambda images: smooth(images.flatten(0, 1), width).reshape(images.shape)
+    residual = (residual - blur(residual * seen) / blur(seen).clamp_min(1e-3)) * weight.sqrt()
+    by_chance = largest_square(among)
+    energy, noise = lattice_noise_energy(scales), grid.noise(scales.filter_px)
+    total = lambda images: images.sum((-2, -1)).double()
+
+    def compare(own: Tensor, first: Tensor) -> Tensor:
+        """On the cells that count for each, and for the first."""
+        square, cells = first * residual[:, :1] ** 2, total(first)
+        excess = total(own * residual**2) - total(square) - energy * (total(own) - cells)
+        difference = own * residual - first * residual[:, :1]
+        spread = 4 * total(difference * noise.correlate(difference)).clamp_min(0)
+        spread = spread * (total(square) / (energy * cells).clamp_min(1e-30)).clamp_min(1.0)
+        gain = (excess**2 - by_chance * spread).clamp_min(0).sqrt()
+        odds = -2 * gain * excess / spread.clamp_min(1e-30)
+        return torch.where((cells > 0) & (total(own) > 0), odds, -torch.inf)
+
+    away = drift_px - drift_px[:, :1]
+    both = seen * seen[:, :1]
+    in_reference = compare(both, both)
+    in_moving = compare(seen * _looked_at(grid, away), seen[:, :1] * _looked_at(grid, -away))
+    agree = in_reference.sign() == in_moving.sign()
+    odds = torch.where(in_reference.abs() < in_moving.abs(), in_reference, in_moving)
+    odds = torch.where(agree, odds, 0.0)
     odds[:, 0] = 0.0
-    return torch.where(common.sum((-2, -1)) > 0, odds, -torch.inf)
+    return odds
+
+
+@lru_cache
+def largest_square(count: int) -> float:
+    """Expectation of the largest of `count` squared normal numbers."""
+    x = torch.linspace(0, 12, 4001, dtype=torch.float64)
+    return float(torch.trapezoid(2 * x * (1 - torch.erf(x / 2**0.5) ** count), x))
+
+
+def _looked_at(grid: CellGrid, away_px: Tensor) -> Tensor:
+    """(n, k, Y', X') 1 where a cell, `away_px` (n, k, 2) from where it is, is in the reference frame too."""
+    along = lambda positions, shift: (
+        (positions + shift[..., None] >= positions[0] - 1) & (positions + shift[..., None] <= positions[-1] + 1)
+    ).float()
+    return along(grid.rows, away_px[..., 0])[..., :, None] * along(grid.columns, away_px[..., 1])[..., None, :]
 
 
 def hop_probability(log_odds: Tensor, chosen: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from atomdiffuser.estimation.drift import estimate_drift
 from atomdiffuser.estimation.frame_source import FrameSource, choose_device
 from atomdiffuser.estimation.local_regression import full_resolution
 from atomdiffuser.estimation.predict import Predictor
-from atomdiffuser.estimation.register import CANDIDATES, FitOptions, PairRegistration, register_unknown
+from atomdiffuser.estimation.register import FitOptions, PairRegistration, register_unknown
 from atomdiffuser.series import FrameSeries
 
 MAP_STRIDE = DecaySettings.map_stride
@@ -57,6 +57,9 @@ class PairEstimates:
         (n,) that a lattice-equivalent drift is the right one.
     valid, reason
         Which pairs succeeded, and why the others did not.
+    ambiguous
+        (n,) bool: valid, but the two frames cannot tell the drift from one a lattice vector away (the hop probability
+        is above `RegisterSettings.hop_probability_limit`).
     time
         (n, 2) time or fluence of the reference and of the moving frame, as given; None when not.
     """
@@ -71,6 +74,7 @@ class PairEstimates:
     hop_probability: np.ndarray
     valid: np.ndarray
     reason: list[str]
+    ambiguous: np.ndarray
     time: np.ndarray | None = None
 
     def at(self, tau: float | np.ndarray) -> PairStates:
@@ -215,7 +219,7 @@ def estimate_pairs(
         if blank:
             results.reason[k] = blank
     good = [k for k in range(n) if not results.reason[k]]
-    batch = max(1, source.batch // CANDIDATES)
+    batch = source.batch
     predictor = Predictor.of(source, weights) if predict else None
     for at in range(0, len(good), batch):
         index = good[at : at + batch]
@@ -228,6 +232,8 @@ def estimate_pairs(
             results.reason[k] = found.reason[m]
             results.valid[k] = ok[m]
             results.hop_probability[k] = float(found.hop_probability[m])
+            doubt = results.hop_probability[k] > RegisterSettings.hop_probability_limit
+            results.ambiguous[k] = ok[m] and doubt
             if ok[m]:
                 results.moving_from_reference[k] = found.moving_from_reference[m].cpu().numpy()
                 results.affine_covariance[k] = covariance[m]
@@ -377,5 +383,6 @@ def _empty(n: int, shape: tuple[int, ...], maps: bool, time: np.ndarray | None) 
         np.full(n, np.nan),
         np.zeros(n, bool),
         [""] * n,
+        np.zeros(n, bool),
         time,
     )

@@ -13,9 +13,9 @@ from atomdiffuser import geometry
 from atomdiffuser.config import RegisterSettings
 from atomdiffuser.estimation.frame_source import FrameSource
 from atomdiffuser.estimation.groupwise import Refined, refine_trajectory
-from atomdiffuser.estimation.hops import CLEAR_HOP_PROBABILITY, Links, settle_links
+from atomdiffuser.estimation.hops import CLEAR_HOP_PROBABILITY, MANY_CANDIDATES, Links, settle_links
 from atomdiffuser.estimation.predict import Predictor
-from atomdiffuser.estimation.register import CANDIDATES, FitOptions, PairRegistration, register_from, register_unknown
+from atomdiffuser.estimation.register import FitOptions, PairRegistration, register_from, register_unknown
 from atomdiffuser.pairs import choose_pairs
 from atomdiffuser.trajectory import Trajectory, solve_trajectory
 
@@ -145,17 +145,17 @@ def _register_neighbours(source, neighbours, options, report, suggested: Tensor 
 
     Where no pair is clear (a perfect lattice), the shorter drift is taken and the pair keeps its high hop probability.
     """
-    batch = max(1, source.batch // CANDIDATES)
 
     def fit(scale: float | None, starts: Tensor | None) -> Callable:
         def run(part: slice, reference, moving) -> PairRegistration:
             report.add(part.stop - part.start if scale is None else 0)
             given = None if starts is None else starts[part]
-            return register_unknown(reference, moving, options, drift_scale_px=scale, starts=given)
+            many = options if scale is None else replace(options, candidates=MANY_CANDIDATES)
+            return register_unknown(reference, moving, many, drift_scale_px=scale, starts=given)
 
         return run
 
-    first = _join(source.in_batches(neighbours, fit(None, suggested), batch))
+    first = _join(source.in_batches(neighbours, fit(None, suggested)))
     doubtful = (first.hop_probability > CLEAR_HOP_PROBABILITY) & first.valid
     if not bool(doubtful.any()):
         return first
@@ -165,7 +165,7 @@ def _register_neighbours(source, neighbours, options, report, suggested: Tensor 
     scale = max(1.0, 1.5 * float(drift[clear].median())) if bool(clear.any()) else period / 4
     again = np.flatnonzero(doubtful.numpy())
     starts = None if suggested is None else suggested[again]
-    second = _join(source.in_batches([neighbours[m] for m in again], fit(scale, starts), batch))
+    second = _join(source.in_batches([neighbours[m] for m in again], fit(scale, starts)))
     alone = first.hop_probability[torch.as_tensor(again)]
     if not bool(clear.any()):
         second = replace(second, hop_probability=alone)

@@ -25,8 +25,9 @@ from atomdiffuser.estimation.register import FitOptions, PairRegistration, regis
 from atomdiffuser.estimation.template import TemplateSum, sum_template
 
 CLEAR_HOP_PROBABILITY = 1e-4
-DECIDED = 0.01
+DECIDED = 0.02  # among six candidates that differ in length, some of which show little of each other
 FRAMES_A_SIDE = 8
+MANY_CANDIDATES = 24  # where there is doubt, the right one must be among them
 ROUNDS = 3
 
 
@@ -124,7 +125,9 @@ def _compare_sides(
     frames = float(second.count[second.count > 0.5].median())
     # The fit takes the moving frame for a single one: let that be one frame of so much less noise.
     noise = NoiseModel(options.noise.readout / frames, options.noise.per_count / frames)
-    return register_unknown(_with_noise_of(first, frames), second.mean(as_moving=True), replace(options, noise=noise))
+    return register_unknown(
+        _with_noise_of(first, frames), second.mean(), replace(options, noise=noise, candidates=MANY_CANDIDATES)
+    )
 
 
 def _with_noise_of(template: TemplateSum, frames: float) -> PreparedFrames:

@@ -1,43 +1,39 @@
 """Joint Gauss–Newton fit of affine drift and smooth decay fields to pairs of frames.
 
-Model, on the pixels q of the reference frame, both frames matched-filtered:
+Model, at the cell centres q of the reference frame, both frames matched-filtered:
 
     moving(A q) = μ(q)·base(q) + κ(q)·lattice(q) + noise
 
 μ and κ are bilinear on a coarse grid of nodes; A is a full affine. Weights are the inverse noise variance of both
-frames. The gradient is the mean of the two frames' (symmetric), so that the noise of either does not shift the
-solution. The products in the normal equations are images contracted with separable bases, which never forms the
-Jacobian.
+frames. The gradient is the reference frame's, times κ: it does not move with A, and the noise of a frame is
+uncorrelated with its own slope, so that the fit's zero lies where the frames match. What the noise's own slopes add to
+the normal matrix is taken out. The products in the normal equations are images contracted with separable bases, which
+never forms the Jacobian.
 
 Assumes structure finer than the node spacing, decay that varies little within a node, and no occlusion.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from atomdiffuser import geometry
+from atomdiffuser.estimation.cells import ReferenceCells
 from atomdiffuser.estimation.noise import NoiseModel
+from atomdiffuser.estimation.normal_matrix import NormalMatrix, both_directions
 from atomdiffuser.estimation.prepare import PreparedFrames, noise_of
-from atomdiffuser.interpolation import (
-    affine_coordinates,
-    chain_kernels,
-    filter_separable,
-    gaussian_kernel,
-    inside_frame,
-    sample_linear,
-    sample_spline,
-)
+from atomdiffuser.interpolation import affine_coordinates_at, inside_frame, sample_linear, sample_spline
 
-DERIVATIVE = (
-    torch.tensor([-1.0, 9.0, -45.0, 0.0, 45.0, -9.0, 1.0], dtype=torch.float64) / -60
-)  # sixth order, as a convolution
 FIELD_PRIOR_SIGMA = 1.0  # a node without data stays at 1 (intact)
 LARGEST_STEP_PX = 1.5
-NOISE_IN_STEPS = 0.95  # of the noise's own gradients taken out of a step's normal matrix; all of it could overshoot
+NOISE_IN_STEPS = 0.95  # of the noise's own slopes taken out of a step's normal matrix; all of it could overshoot
+NOISE_IN_TRIALS = 0.6  # the same where steps are few and nothing watches over them
+LARGEST_NOISE = 0.85  # that share of the normal matrix; a noise model that claims more is not believed
+NORMAL_MATRIX_AT = (0, 1, 4, 10, 20)  # steps; it hardly changes near the end
+FAST, SLOWEST_GUESS = 0.3, 0.05  # how steps shrink from one to the next: where that foretells the next one
 LEAST_VARIANCE = 0.2  # of a pixel, as a share of the frame's mean variance
 
 
@@ -59,8 +55,6 @@ class PairFit:
         (n,) share of the reference frame seen by both.
     converged
         (n,) bool.
-    residual, weight
-        (n, Y, X) filtered misfit and its weight (zero outside the overlap).
     """
 
     moving_from_reference: Tensor
@@ -70,53 +64,125 @@ class PairFit:
     correlation: Tensor
     overlap: Tensor
     converged: Tensor
-    residual: Tensor
-    weight: Tensor
+
+    @property
+    def fields(self) -> Tensor:
+        """(n, 2, G, G) μ and κ at the nodes."""
+        return torch.stack([self.intensity_nodes, self.contrast_nodes], dim=1)
+
+
+@dataclass(frozen=True)
+class FitModel:
+    """What a fit takes as known of its frames.
+
+    Attributes
+    ----------
+    noise
+        Of a raw frame.
+    filter_px
+        σ of the matched filter that the frames went through; makes their noise correlated.
+    margin_px
+        Rim of the moving frame left out.
+    nodes
+        Nodes per axis of each decay field.
+    """
+
+    noise: NoiseModel
+    filter_px: float
+    margin_px: float
+    nodes: int = 8
 
 
 def fit_pairs(
-    reference: PreparedFrames,
+    reference: ReferenceCells,
     moving: PreparedFrames,
     start: Tensor,
+    model: FitModel,
     *,
-    noise: NoiseModel,
-    filter_px: float,
-    margin_px: float,
-    nodes: int = 8,
     max_iterations: int = 30,
     tolerance_px: float = 1e-3,
     covariance: bool = True,
     start_fields: Tensor | None = None,
 ) -> PairFit:
-    """Fit n pairs from the starting affines `start` (n, 3, 3) moving_from_reference.
+    """Fit n pairs from starting affines (n, 3, 3).
 
-    `start_fields` (n, 2, G, G) are nodes of μ and κ where they are known already.
-
-    `filter_px` is the σ of the matched filter that prepared the frames; `margin_px` the rim not used. Without
-    `covariance` (half the time of a short fit) it is infinite.
+    Parameters
+    ----------
+    max_iterations
+        After so many steps without settling, a pair is returned as not converged.
+    tolerance_px
+        A pair has settled when a step moves the frame by less (RMS), or the next one would, as fast as steps shrink.
+    covariance
+        False saves its work; covariances are then infinite.
+    start_fields
+        (n, 2, nodes, nodes) μ and κ to start from; intact by default.
     """
-    problem = _Problem(reference, moving, noise, filter_px, margin_px, nodes)
-    n = len(reference)
+    problem = _Problem(reference, moving, model)
+    affine, fields, converged, normal = _settle(
+        problem, start, start_fields, max_iterations, tolerance_px, NOISE_IN_STEPS
+    )
+    return problem.summarise(affine, fields, converged, normal if covariance else None)
+
+
+def settle_pairs(
+    reference: ReferenceCells, moving: PreparedFrames, start: Tensor, model: FitModel, *, steps: int,
+    start_fields: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Affines (n, 3, 3) and fields (n, 2, nodes, nodes) a few Gauss–Newton steps on, without judging them.
+
+    As in `misfit`, fewer moving frames than affines may be given: each then belongs to as many successive affines.
+    """
+    return _settle(_Problem(reference, moving, model), start, start_fields, steps, 0.0, NOISE_IN_TRIALS)[:2]
+
+
+def _settle(
+    problem: _Problem, start: Tensor, start_fields: Tensor | None, max_iterations: int, tolerance_px: float,
+    noise_share: float,
+) -> tuple[Tensor, Tensor, Tensor, NormalMatrix]:  # fmt: skip
+    """Affines, fields, which pairs have converged, and their last normal matrices."""
+    n = len(start)
     affine = start.to(problem.device, torch.float64).clone()
-    fields = torch.ones(n, 2, nodes, nodes, dtype=torch.float64, device=problem.device)
+    fields = torch.ones(n, 2, *(2 * (problem.basis.nodes,)), dtype=torch.float64, device=problem.device)
     if start_fields is not None:
         fields = start_fields.to(fields).clone()
     converged = torch.zeros(n, dtype=torch.bool, device=problem.device)
     active = torch.arange(n, device=problem.device)
     stride = _Stride(n, problem.device)
-    for _ in range(max_iterations):
-        step, new_fields = problem.at(active).solve(affine[active], fields[active])
-        size = geometry.displacement_rms_px(geometry.exp_affine(step), torch.eye(3, device=step.device), problem.shape)
+    part, latest = problem, None
+    for k in range(max_iterations):
+        images = part.images(affine[active], fields[active])
+        if k in NORMAL_MATRIX_AT:
+            normal = part.normal_matrix(images, noise_share)
+            latest = normal if latest is None else latest.put(active, normal)
+        step, change = part.solve(images, normal, fields[active])
+        size = problem.size_px(step)
+        settled = stride.settled(active, size, tolerance_px)
         step = step * stride.next(active, step)[:, None]
         step = step * (LARGEST_STEP_PX / (size * stride.factor[active]).clamp_min(LARGEST_STEP_PX))[:, None]
-        affine[active] = affine[active] @ geometry.exp_affine(step)
-        fields[active] = new_fields
-        finished = size < tolerance_px
-        converged[active[finished]] = True
-        active = active[~finished]
-        if active.numel() == 0:
-            break
-    return problem.summarise(affine, fields, converged, covariance)
+        affine[active] = _moved(affine[active], step)
+        fields[active] += change
+        if bool(settled.any()):
+            converged[active[settled]] = True
+            active = active[~settled]
+            if active.numel() == 0:
+                break
+            part, normal = problem.at(active), normal.select(~settled)
+    return affine, fields, converged, latest
+
+
+def misfit(
+    reference: ReferenceCells, moving: PreparedFrames, affine: Tensor, fields: Tensor, model: FitModel
+) -> tuple[Tensor, Tensor]:
+    """Residual and weight (n, Y', X') of the cells at affines (n, 3, 3) and fields (n, 2, nodes, nodes)."""
+    images = _Problem(reference, moving, model).images(affine, fields)
+    return images.residual, images.weight
+
+
+def _moved(affine: Tensor, step: Tensor) -> Tensor:
+    """The affines (…, 3, 3) after a small motion (…, 6) on the reference side."""
+    generator = torch.nn.functional.pad(step.unflatten(-1, (2, 3)), (0, 0, 0, 1))
+    along = affine @ generator
+    return affine + along + along @ generator / 2
 
 
 class _Stride:
@@ -128,6 +194,13 @@ class _Stride:
     def __init__(self, n: int, device: torch.device):
         self.factor = torch.ones(n, dtype=torch.float64, device=device)
         self._last = torch.zeros(n, 6, dtype=torch.float64, device=device)
+        self._size = torch.full((n,), torch.inf, dtype=torch.float64, device=device)
+
+    def settled(self, active: Tensor, size: Tensor, tolerance: float) -> Tensor:
+        """Whether the steps' `size`, or what it foretells of the next, is below the tolerance."""
+        rate = size / self._size[active]
+        self._size[active] = size
+        return (size < tolerance) | ((rate < FAST) & (size * rate.clamp_min(SLOWEST_GUESS) < tolerance / 2))
 
     def next(self, active: Tensor, step: Tensor) -> Tensor:
         last = self._last[active]
@@ -142,16 +215,19 @@ class _Stride:
 class _Problem:
     """Images, bases and weights shared by the iterations of one batch."""
 
-    def __init__(self, reference, moving, noise, filter_px, margin_px, nodes):
-        self.reference, self.moving, self.noise = reference, moving, noise
-        self.filter_px, self.margin_px, self.nodes = filter_px, margin_px, nodes
-        self.shape, self.device = reference.shape, reference.base.device
-        self.centre = [(s - 1) / 2 for s in self.shape]
-        self.half = max(self.shape) / 2
-        self.axes = [
-            _AxisBasis(s, nodes, c, self.half, self.device) for s, c in zip(self.shape, self.centre, strict=True)
-        ]
-        self.px_from_normalised = self._px_from_normalised()
+    def __init__(self, reference: ReferenceCells, moving: PreparedFrames, model: FitModel):
+        self.reference, self.moving, self.noise = reference, moving, model.noise
+        self.margin_px, self.grid, self.shape = model.margin_px, reference.grid, reference.grid.shape
+        self.device = reference.slopes.device
+        self.basis, self.filter = self.grid.basis(model.nodes), self.grid.noise(model.filter_px)
+        self.px_from_normalised = self.basis.px_from_normalised
+        share = reference.noise_share
+        self.known = None
+        if share.shape[-2:] != (1, 1):
+            known = torch.isfinite(share)
+            share, self.known = torch.where(known, share, 0.0), known.float()
+        self.share = share
+        self.base_variance = share * noise_of(reference.base, self.noise)
 
     def at(self, index: Tensor) -> _Problem:
         """The same problem for some of the pairs."""
@@ -160,236 +236,150 @@ class _Problem:
         part = object.__new__(_Problem)
         part.__dict__.update(self.__dict__)
         part.reference, part.moving = self.reference.select(index), self.moving.select(index)
+        part.known = None if self.known is None else self.known[index]
+        part.share, part.base_variance = self.share[index], self.base_variance[index]
         return part
 
-    def solve(self, affine: Tensor, fields: Tensor) -> tuple[Tensor, Tensor]:
-        """One Gauss–Newton step: the six numbers (n, 6) of the motion to append, and the new fields."""
-        images = self._images(affine, fields)
-        normal, right = self._normal_matrix(images, images.weight), self._right_side(images)
-        spurious = NOISE_IN_STEPS * self._gradient_noise(images)
-        normal[:, :3, :3] -= spurious
-        normal[:, 3:6, 3:6] -= spurious
-        n, g2 = affine.shape[0], self.nodes**2
-        prior = torch.zeros(6 + 2 * g2, dtype=torch.float64, device=self.device)
-        prior[6:] = FIELD_PRIOR_SIGMA**-2
-        right[:, 6:] += prior[6:] * (1 - fields.flatten(1))
-        scale = normal.diagonal(dim1=1, dim2=2)[:, :6].mean(1)
-        ridge = torch.zeros_like(right)
-        ridge[:, :6] = 1e-9 * scale[:, None] + 1e-12
-        solution = torch.linalg.solve(normal + torch.diag_embed(ridge + prior), right)
-        step = solution[:, :6] @ self.px_from_normalised.T
-        return step, fields + solution[:, 6:].reshape(n, 2, self.nodes, self.nodes)
+    def size_px(self, step: Tensor) -> Tensor:
+        """How far motions (…, 6) move the frame's pixels, RMS."""
+        rows = step.unflatten(-1, (2, 3))
+        moments = self.basis.second_moments
+        return ((rows @ moments) * rows).sum((-2, -1)).clamp_min(0).sqrt()
 
-    def summarise(self, affine: Tensor, fields: Tensor, converged: Tensor, with_covariance: bool) -> PairFit:
-        """Covariance and quality of the final state."""
-        images = self._images(affine, fields)
-        covariance = (
-            self._covariance(images)
-            if with_covariance
-            else torch.full_like(affine[:, :1, :1], torch.inf).expand(-1, 6, 6)
+    def normal_matrix(self, images: _Images, noise_share: float) -> NormalMatrix:
+        """JᵀWJ without a share of what the noise's own slopes add, J = [κ·slope·(u, v, 1), −base·φ, −lattice·φ]."""
+        weight, slopes, structure = images.weight, self.reference.slopes, self.reference.structure
+        weighted = weight * images.contrast
+        twice = weighted * images.contrast
+        scaled = twice[:, None] * slopes
+        motion = torch.stack([scaled[:, 0] * slopes[:, 0], scaled[:, 0] * slopes[:, 1], scaled[:, 1] * slopes[:, 1]], 1)
+        cross = (weighted[:, None] * slopes)[:, :, None] * structure[:, None]
+        scaled = weight[:, None] * structure
+        field = torch.stack(
+            [scaled[:, 0] * structure[:, 0], scaled[:, 0] * structure[:, 1], scaled[:, 1] * structure[:, 1]], 1
         )
+        normal = NormalMatrix.of(self.basis, motion, cross, field, prior=FIELD_PRIOR_SIGMA**-2)
+        own = both_directions(self.basis.quadratic(twice * self._reference_variance()), self.filter.slope_energy)
+        trace = lambda block: block.diagonal(dim1=1, dim2=2).sum(1)
+        share = (LARGEST_NOISE * trace(normal.motion) / trace(own).clamp_min(1e-30)).clamp_max(noise_share)
+        normal.motion.sub_(share[:, None, None] * own)
+        return normal
+
+    def solve(self, images: _Images, normal: NormalMatrix, fields: Tensor) -> tuple[Tensor, Tensor]:
+        """One Gauss–Newton step: the six numbers (n, 6) of the motion to append, and the fields' change."""
+        motion, field = self._right_side(images, fields)
+        step, change = normal.solve(motion, field)
+        return step @ self.px_from_normalised.T, change.reshape(fields.shape)
+
+    def summarise(self, affine: Tensor, fields: Tensor, converged: Tensor, normal: NormalMatrix | None) -> PairFit:
+        """Quality of the final state, and its covariance where there is a normal matrix."""
+        images = self.images(affine, fields)
         transform = self.px_from_normalised
-        signal = images.lattice
-        observed = images.warped - images.intensity * images.base
-        w = images.weight
-        correlation = (w * signal * observed).sum((1, 2)) / (
-            (w * signal**2).sum((1, 2)) * (w * observed**2).sum((1, 2))
-        ).clamp_min(1e-30).sqrt()
+        covariance = affine.new_full((len(affine), 6, 6), torch.inf)
+        if normal is not None:
+            covariance = transform @ self._covariance(images, normal) @ transform.T
+        signal = self.reference.lattice
+        observed = images.residual + images.contrast * signal
+        weighted = images.weight * signal
+        total = lambda image: image.sum((1, 2)).double()
+        energy = (total(weighted * signal) * total(images.weight * observed**2)).clamp_min(1e-30)
+        seen = signal[0].numel() * torch.ones_like(energy) if images.inside is None else total(images.inside)
         return PairFit(
             moving_from_reference=affine,
-            covariance=transform @ covariance @ transform.T if with_covariance else covariance,
+            covariance=covariance,
             intensity_nodes=fields[:, 0],
             contrast_nodes=fields[:, 1],
-            correlation=correlation.double(),
-            overlap=(w > 0).double().mean((1, 2)),
+            correlation=total(weighted * observed) / energy.sqrt(),
+            overlap=seen / (self.shape[0] * self.shape[1] * self.grid.share),
             converged=converged,
-            residual=images.residual,
-            weight=w,
         )
 
-    def _images(self, affine: Tensor, fields: Tensor) -> _Images:
-        y, x = affine_coordinates(affine, self.shape)
-        warped = sample_spline(self.moving.coefficients, y, x)
-        base, lattice = self.reference.base, self.reference.lattice
-        intensity, contrast = (self._spread(fields[:, k]) for k in (0, 1))
-        model = intensity * base + contrast * lattice
-        symmetric = (warped + model) / 2
-        m = self.margin_px
-        inside = inside_frame(y, x, self.shape, m) & self._inner(m)
-        reference_share = contrast**2 * self.reference.noise_share
-        known = torch.isfinite(reference_share)
-        reference_share = torch.where(known, reference_share, 0.0)
-        inside = inside & known
-        if self.moving.noise_share.shape[-2:] == self.shape:
-            known_there = torch.isfinite(self.moving.noise_share).float()
-            inside = inside & (sample_linear(known_there, y, x) > 0.99)
-        smooth_variance = noise_of(base * intensity, self.noise) + reference_share * noise_of(base, self.noise)
-        smallest = LEAST_VARIANCE * (inside * smooth_variance).mean((1, 2), keepdim=True)
-        smooth_variance = torch.maximum(smooth_variance, smallest)  # vacuum knows no shot noise, but model errors
-        variance = noise_of(warped, self.noise) + reference_share * noise_of(base + lattice, self.noise)
+    def images(self, affine: Tensor, fields: Tensor) -> _Images:
+        """What the normal equations are made of at affines (n, 3, 3) and fields (n, 2, G, G)."""
+        y, x = affine_coordinates_at(affine, self.grid.rows, self.grid.columns)
+        warped = self._sampled(sample_spline, self.moving.coefficients, y, x)
+        inside = self._inside(y, x)
+        if self.known is not None:
+            inside = self.known if inside is None else inside * self.known
+        decay = self.basis.spread(fields)  # (n, 2, Y', X')
+        model = decay * self.reference.structure
+        contrast = decay[:, 1]
+        variance = model[:, 0] * self.noise.per_count
+        variance += self.noise.readout
+        variance.addcmul_(contrast**2, self.base_variance)
+        mean = (variance if inside is None else variance * inside).mean((-2, -1), keepdim=True)
+        variance = torch.maximum(
+            variance, (LEAST_VARIANCE * mean).clamp_min(self.noise.floor)
+        )  # vacuum knows no shot noise, but model errors
+        precision = 1 / variance
         return _Images(
             warped=warped,
-            base=base,
-            lattice=lattice,
-            intensity=intensity,
-            residual=warped - model,
-            gradient_y=filter_separable(symmetric, DERIVATIVE, torch.ones(1)),
-            gradient_x=filter_separable(symmetric, torch.ones(1), DERIVATIVE),
-            weight=inside / smooth_variance,
-            variance=variance,
+            residual=warped - model[:, 0] - model[:, 1],
+            contrast=contrast,
+            weight=precision if inside is None else precision * inside,
+            inside=inside,
         )
 
-    def _normal_matrix(self, im: _Images, weight: Tensor) -> Tensor:
-        """Jᵀ W J, (n, 6 + 2G², 6 + 2G²), J = [gradient·(y, x, 1), −base·φ, −lattice·φ]."""
-        ay, ax = self.axes
-        n, g = im.base.shape[0], self.nodes
-        total = 6 + 2 * g * g
-        out = torch.zeros(n, total, total, dtype=torch.float64, device=self.device)
-        gradients, structures = (im.gradient_y, im.gradient_x), (im.base, im.lattice)
-        for a in (0, 1):
-            weighted = weight * gradients[a]
-            for b in range(a, 2):
-                moments = _contract(weighted * gradients[b], ay.powers, ax.powers)  # (n, 3, 3): y^i x^j
-                block = _monomial_block(moments)
-                out[:, 3 * a : 3 * a + 3, 3 * b : 3 * b + 3] = block
-                out[:, 3 * b : 3 * b + 3, 3 * a : 3 * a + 3] = block.mT
-            for s in (0, 1):
-                product = _contract(weighted * structures[s], ay.hats_and_ramped, ax.hats_and_ramped)  # (n, 2G, 2G)
-                columns = torch.stack([product[:, g:, :g], product[:, :g, g:], product[:, :g, :g]], dim=1).flatten(2)
-                at = 6 + s * g * g
-                out[:, 3 * a : 3 * a + 3, at : at + g * g] = -columns
-                out[:, at : at + g * g, 3 * a : 3 * a + 3] = -columns.mT
-        for s in (0, 1):
-            for t in range(s, 2):
-                compact = _contract(weight * structures[s] * structures[t], ay.hat_products, ax.hat_products)
-                block = self._expand_hats(compact)
-                i, j = 6 + s * g * g, 6 + t * g * g
-                out[:, i : i + g * g, j : j + g * g] = block
-                out[:, j : j + g * g, i : i + g * g] = block
-        return out
+    def _inside(self, y: Tensor, x: Tensor) -> Tensor | None:
+        """1 where the moving frame knows, 0 elsewhere; None where it knows all, as the four corners tell."""
+        inside, corners = None, (slice(None), [0, 0, -1, -1], [0, -1, 0, -1])
+        if not bool(inside_frame(y[corners], x[corners], self.shape, self.margin_px).all()):
+            inside = inside_frame(y, x, self.shape, self.margin_px).float()
+        if self.moving.noise_share.shape[-2:] == self.shape:
+            known = self._sampled(sample_linear, torch.isfinite(self.moving.noise_share).float(), y, x) > 0.99
+            inside = known.float() if inside is None else inside * known
+        return inside
 
-    def _right_side(self, im: _Images) -> Tensor:
-        """−Jᵀ W r, (n, 6 + 2G²)."""
-        ay, ax = self.axes
-        weighted = im.weight * im.residual
-        parts = []
-        for gradient in (im.gradient_y, im.gradient_x):
-            moments = _contract(weighted * gradient, ay.powers[:, :2], ax.powers[:, :2])
-            parts.append(-torch.stack([moments[:, 1, 0], moments[:, 0, 1], moments[:, 0, 0]], dim=1))
-        for structure in (im.base, im.lattice):
-            parts.append(_contract(weighted * structure, ay.hats, ax.hats).flatten(1))
-        return torch.cat(parts, dim=1)
+    def _sampled(self, sample: Callable, frames: Tensor, y: Tensor, x: Tensor) -> Tensor:
+        """(n, Y', X') of frames, each of which n / len(frames) of the rows of `y` and `x` look into."""
+        together = lambda t: t.reshape(len(frames), -1, t.shape[-1])
+        return sample(frames, together(y), together(x)).reshape(y.shape)
 
-    def _covariance(self, im: _Images) -> Tensor:
+    def _right_side(self, images: _Images, fields: Tensor) -> tuple[Tensor, Tensor]:
+        """−JᵀWr, of the motion (n, 6) and of the fields (n, 2G²), what is known of them beforehand included."""
+        weighted = images.weight * images.residual
+        motion = self.basis.linear((weighted * images.contrast)[:, None] * self.reference.slopes)
+        field = self.basis.hats(weighted[:, None] * self.reference.structure).flatten(1)
+        return -motion.flatten(1), field + FIELD_PRIOR_SIGMA**-2 * (1 - fields.flatten(1))
+
+    def _covariance(self, images: _Images, bread: NormalMatrix) -> Tensor:
         """(n, 6, 6) of the normalised motion: sandwich H⁻¹ B H⁻¹ with the noise's correlation through the filter.
 
-        H counts the signal's gradients only (the noise's own gradients are subtracted); B carries the filtered noise.
+        H counts the signal's slopes only. In B the noise's own slopes meet the noise of the other frame alone: a
+        frame's noise is uncorrelated with its slope.
         """
-        kernel = gaussian_kernel(self.filter_px)
-        through = lambda image: filter_separable(im.weight * image, kernel, kernel)
-        filtered = _Images(
-            warped=im.warped,
-            base=through(im.base),
-            lattice=through(im.lattice),
-            intensity=im.intensity,
-            residual=im.residual,
-            gradient_y=through(im.gradient_y),
-            gradient_x=through(im.gradient_x),
-            weight=im.weight,
-            variance=im.variance,
+        own = images.contrast**2 * self._reference_variance()
+        scaled = images.weight * (noise_of(images.warped, self.noise) + own).sqrt()
+        left = torch.cat(
+            [(scaled * images.contrast)[:, None] * self.reference.slopes, scaled[:, None] * self.reference.structure], 1
         )
-        meat = self._normal_matrix(filtered, im.variance)
-        bread = self._normal_matrix(im, im.weight)
-        spurious = self._gradient_noise(im)
-        bread[:, 0:3, 0:3] -= spurious
-        bread[:, 3:6, 3:6] -= spurious
-        prior = torch.zeros(bread.shape[-1], dtype=torch.float64, device=self.device)
-        prior[6:] = FIELD_PRIOR_SIGMA**-2
-        inverse = torch.linalg.pinv(bread + torch.diag(prior), hermitian=True)
-        covariance = (inverse @ meat @ inverse)[:, :6, :6]
-        informative = torch.linalg.eigvalsh(bread[:, :6, :6])[:, 0] > 0
-        return torch.where(informative[:, None, None], covariance, torch.full_like(covariance, torch.inf))
+        right = self.filter.correlate(left)
+        meat = NormalMatrix.of(
+            self.basis, left[:, [0, 0, 1]] * right[:, [0, 1, 1]], left[:, :2, None] * right[:, None, 2:],
+            left[:, [2, 2, 3]] * right[:, [2, 3, 3]],
+        )  # fmt: skip
+        meat.motion.sub_(both_directions(self.basis.quadratic((images.weight * own) ** 2), self.filter.slope_and_value))
+        across = bread.gain @ meat.cross.mT
+        spread = meat.motion - across - across.mT + bread.gain @ meat.field @ bread.gain.mT
+        inverse = torch.linalg.pinv(bread.information, hermitian=True)
+        informative = torch.linalg.eigvalsh(bread.motion)[:, 0] > 0
+        return torch.where(informative[:, None, None], inverse @ spread @ inverse, torch.inf)
 
-    def _gradient_noise(self, im: _Images) -> Tensor:
-        """What the noise's own gradients add to a gradient block of the normal matrix, (n, 3, 3)."""
-        kernel = gaussian_kernel(self.filter_px)
-        slope = chain_kernels(kernel, DERIVATIVE)
-        energy = float((slope**2).sum() * (kernel**2).sum()) / 4
-        return _monomial_block(_contract(im.weight * im.variance * energy, self.axes[0].powers, self.axes[1].powers))
-
-    def _spread(self, nodes: Tensor) -> Tensor:
-        """Fields (n, Y, X) from their nodes (n, G, G)."""
-        return torch.einsum("yi,nij,xj->nyx", self.axes[0].hats, nodes.float(), self.axes[1].hats)
-
-    def _expand_hats(self, compact: Tensor) -> Tensor:
-        """(n, G², G²) from moments with products of neighbouring hats (n, 2G−1, 2G−1)."""
-        (index_y, near_y), (index_x, near_x) = self.axes[0].product_index, self.axes[1].product_index
-        g = self.nodes
-        full = compact[:, index_y[:, None, :, None], index_x[None, :, None, :]]  # (n, i, j, i', j')
-        return (full * (near_y[:, None, :, None] & near_x[None, :, None, :])).reshape(-1, g * g, g * g)
-
-    def _inner(self, margin: float) -> Tensor:
-        y, x = (torch.arange(s, device=self.device) for s in self.shape)
-        keep = lambda v, size: (v >= margin) & (v <= size - 1 - margin)
-        return keep(y, self.shape[0])[:, None] & keep(x, self.shape[1])[None, :]
-
-    def _px_from_normalised(self) -> Tensor:
-        """(6, 6): numbers for (y, x, 1) in pixels from numbers for centred coordinates in half frame widths."""
-        (cy, cx), h = self.centre, self.half
-        block = torch.tensor([[1 / h, 0, 0], [0, 1 / h, 0], [-cy / h, -cx / h, 1]], dtype=torch.float64)
-        return torch.block_diag(block, block).to(self.device)
+    def _reference_variance(self) -> Tensor:
+        """(n, Y', X') raw noise of the reference frame, which follows its structure."""
+        return self.share * noise_of(self.reference.structure.sum(1), self.noise)
 
 
 @dataclass(frozen=True)
 class _Images:
-    """Everything the normal equations are made of, each (n, Y, X).
+    """Everything the normal equations are made of, each (n, Y', X').
 
-    The weight follows the local mean, so that no pixel's own noise steers it; the variance, which only the covariance
-    uses, follows the structure.
+    The weight follows the local mean, so that no pixel's own noise steers it; it is zero where one frame knows nothing.
+    `inside` is None where they do everywhere.
     """
 
     warped: Tensor
-    base: Tensor
-    lattice: Tensor
-    intensity: Tensor
     residual: Tensor
-    gradient_y: Tensor
-    gradient_x: Tensor
+    contrast: Tensor
     weight: Tensor
-    variance: Tensor
-
-
-class _AxisBasis:
-    """1-D bases along one axis: powers of the normalised coordinate u, hat functions φ, u·φ, products φᵢφⱼ."""
-
-    def __init__(self, size: int, nodes: int, centre: float, half: float, device: torch.device):
-        position = torch.arange(size, dtype=torch.float64, device=device)
-        u = (position - centre) / half
-        knots = torch.linspace(0, size - 1, nodes, dtype=torch.float64, device=device)
-        hats = (1 - (position[:, None] - knots).abs() * ((nodes - 1) / (size - 1))).clamp_min(0)
-        self.powers = torch.stack([torch.ones_like(u), u, u * u], dim=1).float()
-        self.hats = hats.float()
-        self.hats_and_ramped = torch.cat([hats, u[:, None] * hats], dim=1).float()
-        self.hat_products = torch.cat([hats**2, hats[:, :-1] * hats[:, 1:]], dim=1).float()
-        i = torch.arange(nodes, device=device)
-        distance = (i[:, None] - i).abs()
-        index = torch.where(distance == 0, i[:, None].expand(nodes, nodes), nodes + torch.minimum(i[:, None], i))
-        self.product_index = index.clamp_max(2 * nodes - 2), distance <= 1
-
-
-def _contract(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Σ image(y, x)·rows(y, i)·columns(x, j), (n, i, j) float64."""
-    return (rows.T @ (image @ columns)).double()
-
-
-def _monomial_block(moments: Tensor) -> Tensor:
-    """(n, 3, 3) of Σ (u, v, 1)ᵀ(u, v, 1) from moments (n, i, j) of uⁱvʲ."""
-    m = moments
-    return torch.stack(
-        [
-            torch.stack([m[:, 2, 0], m[:, 1, 1], m[:, 1, 0]], dim=1),
-            torch.stack([m[:, 1, 1], m[:, 0, 2], m[:, 0, 1]], dim=1),
-            torch.stack([m[:, 1, 0], m[:, 0, 1], m[:, 0, 0]], dim=1),
-        ],
-        dim=1,
-    )
+    inside: Tensor | None

@@ -16,6 +16,8 @@ EMPTY_SHARE = 0.25  # of the typical local mean: below this there is no specimen
 LARGEST_STEP = 0.2  # relative change of the local mean within its own width
 VACUUM_IN_VIEW = 0.01  # share of the local mean's window: vacuum within 2.3 of its σ
 DIFFERENCE = torch.tensor([0.5, 0.0, -0.5], dtype=torch.float64)
+SPLINE_AT_PIXELS = torch.tensor([1 / 6, 4 / 6, 1 / 6], dtype=torch.float64)
+NEGLIGIBLE_TAP = 3e-5
 FIELDS = ("coefficients", "base", "lattice", "noise_share")
 
 
@@ -48,9 +50,10 @@ class PreparedFrames:
     def shape(self) -> tuple[int, int]:
         return self.base.shape[-2], self.base.shape[-1]
 
-    def select(self, index: Tensor | list[int]) -> PreparedFrames:
+    def select(self, index: Tensor | list[int] | slice) -> PreparedFrames:
         """Frames at `index`, repeated as listed."""
-        index = torch.as_tensor(index, device=self.base.device)
+        if not isinstance(index, slice):
+            index = torch.as_tensor(index, device=self.base.device)
         return PreparedFrames(*(getattr(self, f)[index] for f in FIELDS))
 
     @staticmethod
@@ -63,13 +66,13 @@ class PreparedFrames:
 
 def prepare_frames(frames: Tensor, scales: ImageScales) -> PreparedFrames:
     """Prepare raw frames (n, Y, X) float32 [counts above the dark level]."""
-    kernel = gaussian_kernel(scales.filter_px)
-    with_prefilter = _coefficient_kernel(scales.filter_px)
+    kernel = spline_blur_kernel(scales.filter_px)
+    coefficients = filter_separable(frames, kernel, kernel)
     base = smooth(frames, scales.base_px)
     return PreparedFrames(
-        coefficients=filter_separable(frames, with_prefilter, with_prefilter),
+        coefficients=coefficients,
         base=base,
-        lattice=filter_separable(frames, kernel, kernel) - base,
+        lattice=filter_separable(coefficients, SPLINE_AT_PIXELS, SPLINE_AT_PIXELS) - base,
         noise_share=torch.ones(len(frames), 1, 1, device=frames.device),
     )
 
@@ -101,5 +104,12 @@ def noise_of(base: Tensor, noise: NoiseModel) -> Tensor:
 
 
 @lru_cache
-def _coefficient_kernel(filter_px: float) -> Tensor:
-    return chain_kernels(gaussian_kernel(filter_px), spline_prefilter_kernel())
+def spline_blur_kernel(filter_px: float) -> Tensor:
+    """The matched filter as spline coefficients want it: less what the cubic B-spline itself blurs."""
+    kernel = chain_kernels(gaussian_kernel(filter_px), spline_prefilter_kernel())
+    reach = len(kernel) // 2
+    while kernel[len(kernel) // 2 - reach].abs() < NEGLIGIBLE_TAP * kernel.max():
+        reach -= 1
+    middle = len(kernel) // 2
+    kernel = kernel[middle - reach : middle + reach + 1]
+    return kernel / kernel.sum()

@@ -8,15 +8,17 @@ import torch
 from torch import Tensor
 
 from atomdiffuser import geometry
-from atomdiffuser.estimation.alternatives import hop_probability, log_odds
+from atomdiffuser.estimation.alternatives import hop_probability
+from atomdiffuser.estimation.candidates import judge_candidates
+from atomdiffuser.estimation.cells import ReferenceCells, reference_cells
 from atomdiffuser.estimation.coarse import correlation_peaks
-from atomdiffuser.estimation.joint_fit import PairFit, fit_pairs
+from atomdiffuser.estimation.joint_fit import FitModel, PairFit, fit_pairs, settle_pairs
 from atomdiffuser.estimation.noise import NoiseModel
 from atomdiffuser.estimation.prepare import PreparedFrames, usable_margin_px
 from atomdiffuser.estimation.spectrum import ImageScales
 
+BRIEF_STEPS = 3
 CANDIDATES = 6
-BRIEF_ITERATIONS = 4
 CLEARLY_MORE_ALIKE = 0.05  # in correlation
 CORRELATION_SLACK = 0.25  # a peak this much lower than the best is not a lattice alternative
 MIN_CORRELATION_SIGMAS = 5.0
@@ -33,32 +35,32 @@ class FitOptions:
     max_iterations: int = 30
     tolerance_px: float = 1e-3
     max_shift_px: float = 64.0
+    candidates: int = CANDIDATES
+
+    def cells(self, frames: PreparedFrames) -> ReferenceCells:
+        """Frames as the reference of a fit."""
+        return reference_cells(frames, self.scales.stride, self.margin_px)
+
+    @property
+    def margin_px(self) -> float:
+        """Rim of a frame that the fit leaves out."""
+        return 2 * self.scales.filter_px + 1
+
+    @property
+    def model(self) -> FitModel:
+        """What fits take as known."""
+        return FitModel(self.noise, self.scales.filter_px, self.margin_px, self.field_nodes)
 
     def fit(
-        self,
-        reference: PreparedFrames,
-        moving: PreparedFrames,
-        start: Tensor,
-        fields: Tensor | None = None,
-        *,
-        brief: bool = False,
-    ) -> PairFit:
-        """Fit from `start`, and from decay `fields` where known; a brief fit takes a few steps and gives no
-        covariance.
-        """
+        self, reference: PreparedFrames | ReferenceCells, moving: PreparedFrames, start: Tensor,
+        fields: Tensor | None = None, *, steps: int | None = None,
+    ) -> PairFit:  # fmt: skip
+        """Fit from `start`, and from decay `fields` where known; one of a few `steps` gives no covariance."""
         return fit_pairs(
-            reference,
-            moving,
-            start,
-            noise=self.noise,
-            filter_px=self.scales.filter_px,
-            margin_px=usable_margin_px(self.scales),
-            nodes=self.field_nodes,
-            max_iterations=BRIEF_ITERATIONS if brief else self.max_iterations,
-            tolerance_px=self.tolerance_px,
-            covariance=not brief,
+            self.cells(reference) if isinstance(reference, PreparedFrames) else reference, moving, start, self.model,
+            max_iterations=steps or self.max_iterations, tolerance_px=self.tolerance_px, covariance=steps is None,
             start_fields=fields,
-        )
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -113,41 +115,27 @@ def register_unknown(
         (n, 3, 3) moving_from_reference that another source suggests, NaN where it has none. One that makes the frames
         clearly more alike than the highest peak does, as where they are turned, takes its place.
     """
-    period = options.scales.period_px or 4 * options.scales.base_px
-    shifts, peak = correlation_peaks(
-        reference.lattice,
-        moving.lattice,
-        max_shift_px=options.max_shift_px,
-        count=CANDIDATES,
-        separation_px=max(3.0, 0.4 * period),
-    )
-    peak[peak < peak[:, :1] - CORRELATION_SLACK] = -torch.inf
-    n = len(reference)
-    plausible = torch.isfinite(peak)
-    count = max(1, int(plausible.sum(1).max()))
-    plausible, shifts = plausible[:, :count], shifts[:, :count]
-    # The highest peak's fit knows rotation and strain; the others start from it, a lattice vector away.
-    first = options.fit(reference, moving, geometry.translation(shifts[:, 0]), brief=True).moving_from_reference
+    cells, n = options.cells(reference), len(reference)
+    shifts, plausible = _peaks(reference, moving, options)
+    # The highest peak's fit knows rotation, strain and decay; the others start from it, a lattice vector away.
+    thin = cells.thinned()
+    first, decay = settle_pairs(thin, moving, geometry.translation(shifts[:, 0]), options.model, steps=BRIEF_STEPS)
     home = shifts[:, :1]
     if starts is not None:
-        first, better = _better_start(reference, moving, options, first, starts)
+        first, decay, better = _better_start(thin, moving, options, first, decay, starts)
         known = geometry.drift_at_centre(first, reference.shape)[:, None]
         home = torch.where(better[:, None, None], known, home)
         shifts, plausible = torch.cat([shifts, known], dim=1), torch.cat([plausible, better[:, None]], dim=1)
-        count += 1
     away = torch.where(plausible[..., None], shifts - home, 0.0)
-    starts = geometry.translation(away) @ first[:, None]
-    repeat = torch.arange(n, device=peak.device).repeat_interleave(count)
-    fits = options.fit(reference.select(repeat), moving.select(repeat), starts.flatten(0, 1), brief=True)
-    affines = fits.moving_from_reference.unflatten(0, (n, count))
-    odds = torch.where(plausible, log_odds(fits, count, options.scales), -torch.inf)
+    affines = geometry.translation(away) @ first[:, None]
     drift = geometry.drift_at_centre(affines, reference.shape).norm(dim=-1)
-    odds = odds + _expectation(drift, drift_scale_px, options.scales.period_px, options.max_shift_px)
-    distinct = _merge_equal(odds, affines, reference.shape, 0.25 * period)
-    chosen, rows = distinct.argmax(1), torch.arange(n, device=peak.device)
-    fields = torch.stack([fits.intensity_nodes, fits.contrast_nodes], dim=1).unflatten(0, (n, count))
-    final = options.fit(reference, moving, affines[rows, chosen], fields[rows, chosen])
-    return _verdict(final, hop_probability(distinct, chosen), options, reference.shape)
+    expected = _expectation(drift, drift_scale_px, options.scales.period_px, options.max_shift_px)
+    expected = torch.where(plausible, expected, -torch.inf)
+    fields = decay[:, None].expand(-1, affines.shape[1], -1, -1, -1)
+    found = judge_candidates(cells, thin, moving, affines, fields, expected, options.model, options.scales)
+    rows, chosen = torch.arange(n, device=affines.device), found.odds.argmax(1)
+    final = options.fit(cells, moving, found.moving_from_reference[rows, chosen], found.fields[rows, chosen])
+    return _verdict(final, hop_probability(found.odds, chosen), options, reference.shape)
 
 
 def register_from(
@@ -158,15 +146,37 @@ def register_from(
     return _verdict(fits, torch.full_like(fits.overlap, torch.nan), options, reference.shape)
 
 
+def _peaks(reference: PreparedFrames, moving: PreparedFrames, options: FitOptions) -> tuple[Tensor, Tensor]:
+    """Shifts (n, count, 2) of the highest correlation peaks, best first, and which of them (n, count) are plausible."""
+    s, period_px = options.scales.stride, options.scales.period_px or 4 * options.scales.base_px
+    shifts, peak = correlation_peaks(
+        reference.lattice[:, ::s, ::s],
+        moving.lattice[:, ::s, ::s],
+        max_shift_px=options.max_shift_px / s,
+        count=options.candidates,
+        separation_px=max(3.0, 0.4 * period_px) / s,
+    )
+    plausible = torch.isfinite(peak) & (peak >= peak[:, :1] - CORRELATION_SLACK)
+    count = max(1, int(plausible.sum(1).max()))
+    return s * shifts[:, :count], plausible[:, :count]
+
+
 def _better_start(
-    reference: PreparedFrames, moving: PreparedFrames, options: FitOptions, found: Tensor, suggested: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The suggested motions (n, 3, 3) where a brief fit from them is clearly better, else those found; and where."""
+    reference: ReferenceCells, moving: PreparedFrames, options: FitOptions, found: Tensor, fields: Tensor,
+    suggested: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """The suggested motions (n, 3, 3), with fields, where a brief fit from them is clearly better than those found; and
+    where.
+    """
     other = torch.where(torch.isfinite(suggested), suggested.to(found), found)
-    fits = [options.fit(reference, moving, start, brief=True) for start in (found, other)]
+    fits = [
+        options.fit(reference, moving, found, fields, steps=1),
+        options.fit(reference, moving, other, steps=BRIEF_STEPS),
+    ]
     score = [fit.correlation * fit.overlap.sqrt() for fit in fits]
     better = score[1] > score[0] + CLEARLY_MORE_ALIKE
-    return torch.where(better[:, None, None], fits[1].moving_from_reference, found), better
+    at = lambda mask, a, b: torch.where(mask.reshape(-1, *(a.dim() - 1) * (1,)), a, b)
+    return at(better, fits[1].moving_from_reference, found), at(better, fits[1].fields, fields), better
 
 
 def _expectation(drift_px: Tensor, scale_px: float | None, period_px: float | None, max_shift_px: float) -> Tensor:
@@ -179,21 +189,6 @@ def _expectation(drift_px: Tensor, scale_px: float | None, period_px: float | No
         return -(drift_px**2) / (2 * scale_px**2)
     usual = period_px / 2 if period_px else max_shift_px / 3
     return -1.5 * torch.log1p((drift_px / usual) ** 2)
-
-
-def _merge_equal(odds: Tensor, affines: Tensor, shape: tuple[int, int], distance_px: float) -> Tensor:
-    """Candidates that converged to the same registration count once: the later ones get −inf."""
-    odds = odds.clone()
-    order = odds.argsort(dim=1, descending=True)
-    odds_sorted, sorted_affines = (
-        odds.gather(1, order),
-        affines[torch.arange(len(odds), device=odds.device)[:, None], order],
-    )
-    for later in range(1, odds.shape[1]):
-        apart = geometry.displacement_rms_px(sorted_affines[:, :later], sorted_affines[:, later : later + 1], shape)
-        duplicate = ((apart < distance_px) & torch.isfinite(odds_sorted[:, :later])).any(1)
-        odds_sorted[duplicate, later] = -torch.inf
-    return odds.scatter(1, order, odds_sorted)
 
 
 def _verdict(fits: PairFit, hops: Tensor, options: FitOptions, shape: tuple[int, int]) -> PairRegistration:

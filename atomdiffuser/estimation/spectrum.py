@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 FILTER_CANDIDATES_PX = (0.8, 1.0, 1.3, 1.6, 2.0, 2.5, 3.2, 4.0, 5.0)
+COARSE_BAND, COARSE_LOSS = 0.22, 0.03  # what lies above this frequency may be left to chance up to this share
 WINDOW_PX = 256
 SMALLEST_WINDOW_PX = 96
 WINDOWS_PER_AXIS = 5
@@ -36,11 +37,14 @@ class ImageScales:
         σ of the Gaussian that separates the local mean (base) from the structure around it (lattice).
     period_px
         Largest lattice period seen; None without a lattice.
+    stride
+        Between the pixels, along each axis, that say as much about drift as all of them do [px].
     """
 
     filter_px: float
     base_px: float
     period_px: float | None
+    stride: int = 2
 
 
 def measure_scales(frames: Tensor) -> ImageScales:
@@ -51,7 +55,8 @@ def measure_scales(frames: Tensor) -> ImageScales:
     filter_px = _matched_width(signal, frequency, floor)
     shorter = min(frames.shape[-2:])
     base = 0.55 * period if period else shorter / 10
-    return ImageScales(filter_px, float(min(max(base, 2 * filter_px, 3.0), shorter / 6)), period)
+    base = float(min(max(base, 2 * filter_px, 3.0), shorter / 6))
+    return ImageScales(filter_px, base, period, _stride(signal, frequency, filter_px))
 
 
 def lattice_noise_energy(scales: ImageScales) -> float:
@@ -106,6 +111,12 @@ def _matched_width(signal: Tensor, frequency: Tensor, floor: float) -> float:
         return float(top / bottom.clamp_min(1e-30))
 
     return min(FILTER_CANDIDATES_PX, key=variance)
+
+
+def _stride(signal: Tensor, frequency: Tensor, filter_px: float) -> int:
+    """2 where a matched-filtered frame holds next to nothing that every second pixel would not show, else 1."""
+    slope = frequency**2 * signal * torch.exp(-((2 * math.pi * filter_px * frequency) ** 2))
+    return 2 if float(slope[frequency > COARSE_BAND].sum()) <= COARSE_LOSS * float(slope.sum()) else 1
 
 
 def lattice_period(frames: Tensor) -> float | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from atomdiffuser.estimation.frame_source import FrameSource
@@ -18,6 +19,8 @@ from atomdiffuser.interpolation import (
     sample_spline,
     spline_prefilter_kernel,
 )
+
+RINGING_PX = 5  # a spline's coefficients carry 1e-3 of a step so far
 
 
 @dataclass(frozen=True)
@@ -40,20 +43,21 @@ class TemplateSum:
 
     def without(self, own: TemplateSum) -> PreparedFrames:
         """The template of all frames but one, ready to be the reference of a fit."""
-        differences = (getattr(self, f.name) - getattr(own, f.name) for f in fields(TemplateSum))
+        differences = (getattr(self, name) - getattr(own, name) for name in ("filtered", "base", "count", "squares"))
         return TemplateSum(*differences).mean()
 
-    def mean(self, *, as_moving: bool = False) -> PreparedFrames:
-        """The mean frame, ready to be the reference of a fit, or `as_moving`, which is sampled, its moving frame."""
+    def mean(self) -> PreparedFrames:
+        """The mean frame, ready to be fitted; unknown close to where nothing is known, which its spline rings from."""
         known = self.count > 0.5
         mean = lambda total: torch.where(known, total / self.count.clamp_min(1), 0.0).float()
         base, filtered = mean(self.base), mean(self.filtered)
+        sound = F.max_pool2d((~known).float()[:, None], 2 * RINGING_PX + 1, 1, RINGING_PX)[:, 0] == 0
         prefilter = spline_prefilter_kernel()
         return PreparedFrames(
-            coefficients=filter_separable(filtered, prefilter, prefilter) if as_moving else torch.zeros_like(base),
+            coefficients=filter_separable(filtered, prefilter, prefilter),
             base=base,
             lattice=filtered - base,
-            noise_share=torch.where(known, 1 / self.count.clamp_min(1), torch.inf).float(),
+            noise_share=torch.where(sound, 1 / self.count.clamp_min(1), torch.inf).float(),
         )
 
 
@@ -75,11 +79,18 @@ def aligned_part(source: FrameSource, index: int, frame_from_reference: Tensor) 
     return TemplateSum(inside * sample_spline(prepared.coefficients, y, x), inside * base, inside, inside)
 
 
-def sum_template(source: FrameSource, affines: Tensor, frames: Sequence[int]) -> TemplateSum:
+def sum_template(
+    source: FrameSource,
+    affines: Tensor,
+    frames: Sequence[int],
+    advance: Callable[[], None] | None = None,
+) -> TemplateSum:
     """Add up `frames`; `affines` (t, 3, 3) are frame_from_reference, each counts alike."""
     total = empty_sum(source)
     for k in frames:
         total.add(aligned_part(source, k, affines[k]))
+        if advance:
+            advance()
     return total
 
 

@@ -25,7 +25,6 @@ from torch import Tensor
 
 from atomdiffuser import geometry
 from atomdiffuser.estimation.frame_source import FrameSource
-from atomdiffuser.estimation.joint_fit import DERIVATIVE
 from atomdiffuser.estimation.prepare import noise_of
 from atomdiffuser.interpolation import (
     affine_coordinates,
@@ -37,6 +36,9 @@ from atomdiffuser.interpolation import (
     spline_prefilter_kernel,
 )
 
+DERIVATIVE = (
+    torch.tensor([-1.0, 9.0, -45.0, 0.0, 45.0, -9.0, 1.0], dtype=torch.float64) / -60
+)  # sixth order, as a convolution
 SLOW_LINES = 8.0  # σ of the Gaussian over lines that tells slow offsets from jitter
 WORST_LINE = 3.0  # lines whose offset is this many times less certain than the median line's do not count
 LEAST_LINES = 24

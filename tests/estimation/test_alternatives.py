@@ -17,13 +17,13 @@ PERIOD = 13.0
 
 
 @cache
-def lattices(vacancies: float, n: int = 16):
-    """Pairs 2 px apart on a lattice of 13 px: estimate, error, and whether it hopped."""
+def lattices(vacancies: float, n: int = 16, drift_px: float = 2.0):
+    """Pairs on a lattice of 13 px: estimate, error, and whether it hopped."""
     frames, true = [], []
     for seed in range(n):
         s = simulate_series(
             "SrTiO3", n_frames=2, shape=SHAPE, pixel_size_nm=0.03, electrons_per_px=60, damage="none",
-            vacancies=vacancies, wedge=0.0, seed=seed, drift_px_per_frame=2.0, random_walk_px=0,
+            vacancies=vacancies, wedge=0.0, seed=seed, drift_px_per_frame=drift_px, random_walk_px=0,
         )  # fmt: skip
         frames.append(s.series.frames)
         true.append(s.frame_from_reference[1])
@@ -36,27 +36,33 @@ def lattices(vacancies: float, n: int = 16):
 def test_vacancies_make_certain() -> None:
     found, error, hopped = lattices(0.15)
     assert found.valid.all() and not hopped.any() and found.hop_probability.max() < 0.01
+    assert not found.ambiguous.any()
     assert error.max() < 0.25  # doing nothing errs by 2
 
 
+LONG = 8.0  # more than half of the lattice's period: the short way is the wrong one
+
+
 def test_a_perfect_lattice_is_in_doubt() -> None:
-    found, _, hopped = lattices(0.0)
-    assert np.median(found.hop_probability) > 0.3
-    assert hopped.any()  # otherwise there was nothing to doubt
+    found, _, _ = lattices(0.0)
+    assert np.median(found.hop_probability) > 0.3 and found.ambiguous.mean() > 0.8
+    assert lattices(0.0, drift_px=LONG)[2].any()  # otherwise there was nothing to doubt
 
 
 def test_an_error_on_a_perfect_lattice_is_a_lattice_vector() -> None:
-    _found, error, hopped = lattices(0.0)
+    _found, error, hopped = lattices(0.0, drift_px=LONG)
     off = error[hopped] / PERIOD
     vectors = np.unique(np.hypot(*np.mgrid[0:4, 0:4]).ravel())
     assert np.abs(off[:, None] - vectors).min(1).max() < 0.06
 
 
 def test_doubt_is_as_large_as_it_should_be() -> None:
-    found, _, hopped = lattices(0.0)
-    p = found.hop_probability
+    """Short and long drifts alike: what is known beforehand says nothing then."""
+    found, _, hopped = zip(*(lattices(0.0, drift_px=d) for d in (2.0, LONG)), strict=True)
+    p, hopped = np.concatenate([f.hop_probability for f in found]), np.concatenate(hopped)
     assert hopped.sum() <= p.sum() + 2 * np.sqrt((p * (1 - p)).sum())
-    assert found.hop_probability[hopped].min() > 0.05  # no hop that is sure of itself
+    assert p[hopped].min() > 0.05  # no hop that is sure of itself
+    assert np.concatenate([f.ambiguous for f in found])[hopped].all()
 
 
 def test_on_a_perfect_lattice_the_short_way_is_taken() -> None:

@@ -45,7 +45,7 @@ def test_a_doubtful_link_that_hopped_is_put_right_by_the_means_of_both_sides(mar
     src = source(marked)
     hopped = links_of(marked, 2, torch.as_tensor(marked.lattice_vectors_px[0]), 0.3)
     settled, changed = settle_links(src, hopped, FitOptions(src.noise, src.scales, max_shift_px=32.0))
-    assert changed == [2] and settled.hop_probability[2] < 0.01
+    assert changed == [2] and settled.hop_probability[2] < 0.02  # 0.3 before
     true = torch.as_tensor(marked.frame_from_reference)
     assert error_px(hopped.chain(N), true).max() > 10  # all that follows shares the hop
     assert error_px(settled.chain(N), true).max() < 0.5

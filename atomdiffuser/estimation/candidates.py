@@ -1,0 +1,109 @@
+"""Candidates for the drift of a pair, a lattice vector apart: fitted only as far as it takes to tell them apart.
+
+Each gets its own decay fields, in a few steps from those that the highest correlation peak gave: with the decay that
+another one sees, a wrong candidate can look right. A fourth of the cells tells most of them apart; only where those
+leave a choice, the likely ones are judged on all cells.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from atomdiffuser import geometry
+from atomdiffuser.estimation.alternatives import hop_probability, log_odds
+from atomdiffuser.estimation.cells import ReferenceCells
+from atomdiffuser.estimation.joint_fit import FitModel, misfit, settle_pairs
+from atomdiffuser.estimation.prepare import PreparedFrames
+from atomdiffuser.estimation.spectrum import ImageScales
+
+STEPS = 3
+SETTLED = 1e-5  # hop probability on a fourth of the cells, below which the others are not asked
+LIKELY = 12.0  # log odds within which candidates are judged on all cells
+CPU_CELLS = 60_000  # of all candidates at a time: what a processor's cache can hold
+SAME = 0.25  # of a period: candidates that end closer to each other are one
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Candidates of n pairs: affines (n, k, 3, 3), fields (n, k, 2, G, G), odds (n, k), −inf for what is no other."""
+
+    moving_from_reference: Tensor
+    fields: Tensor
+    odds: Tensor
+
+
+def judge_candidates(
+    cells: ReferenceCells,
+    thin: ReferenceCells,
+    moving: PreparedFrames,
+    affines: Tensor,
+    fields: Tensor,
+    expected: Tensor,
+    model: FitModel,
+    scales: ImageScales,
+) -> Judged:
+    """Odds of candidates.
+
+    Parameters
+    ----------
+    cells, thin
+        The reference frames, and a fourth of their cells.
+    affines, fields
+        (n, k, 3, 3) and (n, k, 2, G, G) to start from.
+    expected
+        (n, k) log odds before the images are asked, −inf for what is no candidate.
+    """
+    among = affines.shape[1]
+    size = max(1, CPU_CELLS // (among * thin.base[0].numel())) if affines.device.type == "cpu" else len(affines)
+    parts = [slice(at, at + size) for at in range(0, len(affines), size)]
+    tried = [_trial(thin.select(p), moving.select(p), affines[p], fields[p], model, scales, among) for p in parts]
+    affines, fields, evidence = (torch.cat(values) for values in zip(*tried, strict=True))
+    odds = _distinct(evidence + expected, affines, cells, scales)
+    for m in torch.nonzero(hop_probability(odds, odds.argmax(1)) > SETTLED)[:, 0].tolist():
+        one = slice(m, m + 1)
+        likely = odds[m].argsort(descending=True)
+        likely = likely[odds[m, likely] > odds[m].max() - LIKELY]
+        found = _trial(
+            cells.select(one), moving.select(one), affines[one, likely], fields[one, likely], model, scales, among
+        )
+        affines[m, likely], fields[m, likely] = found[0][0], found[1][0]
+        new = _distinct(found[2] + expected[m, likely], found[0], cells, scales)[0]
+        odds[m] += new[0] - odds[m, likely[0]]  # the others, against the one that all are compared with
+        odds[m, likely] = new
+    return Judged(affines, fields, odds)
+
+
+def _trial(
+    cells: ReferenceCells,
+    moving: PreparedFrames,
+    affines: Tensor,
+    fields: Tensor,
+    model: FitModel,
+    scales: ImageScales,
+    among: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Affines, fields and log odds of candidates (n, k) a few steps on."""
+    n, k = affines.shape[:2]
+    each = cells.select(torch.arange(n, device=affines.device).repeat_interleave(k))
+    settled = settle_pairs(each, moving, affines.flatten(0, 1), model, steps=STEPS, start_fields=fields.flatten(0, 1))
+    of_pair = lambda values: values.unflatten(0, (n, k))
+    residual, weight = (of_pair(images) for images in misfit(each, moving, *settled, model))
+    affines, fields = (of_pair(values) for values in settled)
+    drift = geometry.drift_at_centre(affines, cells.grid.shape)
+    return affines, fields, log_odds(residual, weight, drift, cells.grid, scales, among=among)
+
+
+def _distinct(odds: Tensor, affines: Tensor, cells: ReferenceCells, scales: ImageScales) -> Tensor:
+    """Candidates that converged to the same registration count once: the less likely ones get −inf."""
+    distance_px, odds = SAME * (scales.period_px or 4 * scales.base_px), odds.clone()
+    order = odds.argsort(dim=1, descending=True)
+    ranked = odds.gather(1, order)
+    by_rank = affines[torch.arange(len(odds), device=odds.device)[:, None], order]
+    for later in range(1, odds.shape[1]):
+        apart = geometry.displacement_rms_px(by_rank[:, :later], by_rank[:, later : later + 1], cells.grid.shape)
+        duplicate = ((apart < distance_px) & torch.isfinite(ranked[:, :later])).any(1)
+        ranked[duplicate, later] = -torch.inf
+    return odds.scatter(1, order, ranked)

@@ -1,0 +1,204 @@
+"""Reference frames as the fit sees them: values and slopes of their splines at the centres of cells of pixels.
+
+A matched-filtered frame holds next to nothing beyond a quarter of the sampling frequency. Every second pixel along
+both axes then says as much about the drift as all of them do; `ImageScales.stride` is 1 where that is not so.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from atomdiffuser.estimation.prepare import PreparedFrames, spline_blur_kernel
+from atomdiffuser.estimation.separable_bases import FrameBasis
+from atomdiffuser.interpolation import chain_kernels
+
+SPLINE_VALUE = {1: (1 / 6, 4 / 6, 1 / 6), 2: (1 / 48, 23 / 48, 23 / 48, 1 / 48)}  # at a pixel, between two of them
+SPLINE_SLOPE = {1: (-1 / 2, 0.0, 1 / 2), 2: (-1 / 8, -5 / 8, 5 / 8, 1 / 8)}
+MEAN = {1: (0.0, 1.0), 2: (0.0, 0.5, 0.5)}
+
+
+@dataclass(frozen=True, eq=False)
+class CellGrid:
+    """Where the cells are.
+
+    Attributes
+    ----------
+    shape
+        Of the whole frames.
+    stride
+        Pixels along each axis that a cell stood for before the grid was thinned.
+    share
+        Of the frame's pixels that stands for the others.
+    rows, columns
+        (Y',), (X',) float64 positions of the centres in the frame [px].
+    """
+
+    shape: tuple[int, int]
+    stride: int
+    share: float
+    rows: Tensor
+    columns: Tensor
+
+    @lru_cache(maxsize=64)  # noqa: B019 - grids are few and kept
+    def basis(self, nodes: int) -> FrameBasis:
+        """Smooth functions at the cells."""
+        return FrameBasis(self.rows, self.columns, self.shape, nodes)
+
+    @lru_cache(maxsize=64)  # noqa: B019
+    def noise(self, filter_px: float) -> FilteredNoise:
+        """White noise at the cells, after a matched filter of σ `filter_px`."""
+        return FilteredNoise.of(filter_px, self)
+
+
+@dataclass(frozen=True)
+class ReferenceCells:
+    """n reference frames at the centres of cells, the frames' rim left out.
+
+    Attributes
+    ----------
+    slopes
+        (n, 2, Y', X') of the matched-filtered frame along y and x [counts/px].
+    structure
+        (n, 2, Y', X') base and lattice as in `PreparedFrames`.
+    noise_share
+        (n, 1, 1) or (n, Y', X'), inf where some pixel of the cell is unknown.
+    """
+
+    grid: CellGrid
+    slopes: Tensor
+    structure: Tensor
+    noise_share: Tensor
+
+    def __len__(self) -> int:
+        return len(self.slopes)
+
+    @property
+    def base(self) -> Tensor:
+        """(n, Y', X') local mean."""
+        return self.structure[:, 0]
+
+    @property
+    def lattice(self) -> Tensor:
+        """(n, Y', X') matched-filtered frame less the local mean."""
+        return self.structure[:, 1]
+
+    def select(self, index: Tensor | slice) -> ReferenceCells:
+        """Frames at `index`, repeated as listed."""
+        return ReferenceCells(self.grid, self.slopes[index], self.structure[index], self.noise_share[index])
+
+    def thinned(self) -> ReferenceCells:
+        """A fourth of the cells: of four rows the first and the last, and so of the columns.
+
+        Their unequal distances see every phase of a lattice, whose period may be a multiple of the stride.
+        """
+        grid, rows, columns = _thinned(self.grid)
+        thin = lambda image: image.index_select(-2, rows).index_select(-1, columns)
+        share = self.noise_share if self.noise_share.shape[-2:] == (1, 1) else thin(self.noise_share)
+        return replace(self, grid=grid, slopes=thin(self.slopes), structure=thin(self.structure), noise_share=share)
+
+
+def reference_cells(frames: PreparedFrames, stride: int, margin_px: float) -> ReferenceCells:
+    """Cells of `stride` px (1 or 2) that lie `margin_px` or more within the frames' outermost pixels."""
+    firsts = tuple(max(1, min(math.ceil(margin_px), (size - 4) // 2)) for size in frames.shape)
+    grid = _grid(frames.shape, stride, firsts, str(frames.base.device))
+    counts = len(grid.rows), len(grid.columns)
+    value, slope = SPLINE_VALUE[stride], SPLINE_SLOPE[stride]
+    along = lambda image, taps, axis: _every(image, taps, axis, firsts[axis] - 1, counts[axis], stride)
+    value_y, slope_y = (along(frames.coefficients, taps, -2) for taps in (value, slope))
+    filtered, base = along(value_y, value, -1), along(along(frames.base, MEAN[stride], -2), MEAN[stride], -1)
+    slopes = torch.stack([along(slope_y, value, -1), along(value_y, slope, -1)], dim=1)
+    share = frames.noise_share
+    if share.shape[-2:] == frames.shape:
+        cut = share[:, firsts[0] : firsts[0] + stride * counts[0], firsts[1] : firsts[1] + stride * counts[1]]
+        share = F.max_pool2d(cut[:, None], stride)[:, 0]
+    return ReferenceCells(grid, slopes, torch.stack([base, filtered - base], dim=1), share)
+
+
+@lru_cache(maxsize=16)
+def _grid(shape: tuple[int, int], stride: int, firsts: tuple[int, ...], device: str) -> CellGrid:
+    """Cells that keep `firsts` pixels away from all edges."""
+    offset = (stride - 1) / 2
+    rows, columns = (
+        first + offset + stride * torch.arange(int((n - 1 - 2 * first - offset) // stride) + 1, dtype=torch.float64)
+        for n, first in zip(shape, firsts, strict=True)
+    )
+    return CellGrid(shape, stride, 1 / stride**2, rows.to(device), columns.to(device))
+
+
+@lru_cache(maxsize=16)
+def _thinned(grid: CellGrid) -> tuple[CellGrid, Tensor, Tensor]:
+    """The grid with the first and last of every four rows and columns, and which these are."""
+    rows, columns = (
+        torch.nonzero(torch.arange(len(p), device=p.device) % 4 % 3 == 0)[:, 0] for p in (grid.rows, grid.columns)
+    )
+    return replace(grid, share=grid.share / 4, rows=grid.rows[rows], columns=grid.columns[columns]), rows, columns
+
+
+@dataclass(frozen=True)
+class FilteredNoise:
+    """White noise of variance 1 a pixel after the matched filter, as the cells see it.
+
+    Attributes
+    ----------
+    covariance_y, covariance_x
+        Of the cells along either axis, (Y', Y') and (X', X'); the product of both counts.
+    slope_energy
+        Variance of a slope.
+    slope_and_value
+        Variance of Σ slope·value per cell, slope and value of two independent frames.
+    """
+
+    covariance_y: Tensor
+    covariance_x: Tensor
+    slope_energy: float
+    slope_and_value: float
+
+    @classmethod
+    def of(cls, filter_px: float, grid: CellGrid) -> FilteredNoise:
+        """Through a matched filter of σ `filter_px`."""
+        blur = spline_blur_kernel(filter_px)
+        value, slope = (
+            _self_correlation(chain_kernels(blur, torch.tensor(kernel[grid.stride], dtype=torch.float64)))
+            for kernel in (SPLINE_VALUE, SPLINE_SLOPE)
+        )
+        value_y, slope_y = (_between(grid.rows, kernel) for kernel in (value, slope))
+        value_x, slope_x = (_between(grid.columns, kernel) for kernel in (value, slope))
+        mean = lambda product: float(product.sum()) / len(product)
+        mixed = (mean(slope_y * value_y) * mean(value_x**2) + mean(slope_x * value_x) * mean(value_y**2)) / 2
+        energy = float(slope[len(slope) // 2] * value[len(value) // 2])
+        return cls(value_y.float(), value_x.float(), energy, mixed)
+
+    def correlate(self, images: Tensor) -> Tensor:
+        """V·images (…, Y', X'): what correlated noise makes of them."""
+        return self.covariance_y @ images @ self.covariance_x
+
+
+def _self_correlation(kernel: Tensor) -> Tensor:
+    return chain_kernels(kernel, kernel.flip(0))
+
+
+def _between(positions: Tensor, correlation: Tensor) -> Tensor:
+    """The correlation at the distance of each two of the positions (k,), (k, k)."""
+    reach = len(correlation) // 2
+    lag = (positions[:, None] - positions).round().long() + reach
+    known = (lag >= 0) & (lag <= 2 * reach)
+    return torch.where(known, correlation.to(positions.device)[lag.clamp(0, 2 * reach)], 0.0)
+
+
+def _every(image: Tensor, taps: tuple[float, ...], axis: int, start: int, count: int, stride: int) -> Tensor:
+    """Correlation of (n, Y, X) with `taps` along one axis, at `count` places `stride` apart, the first at `start`."""
+    index: list[slice] = [slice(None)] * 3
+    total = None
+    for k, tap in enumerate(taps):
+        if tap == 0:
+            continue
+        index[axis] = slice(start + k, start + k + stride * (count - 1) + 1, stride)
+        part = image[tuple(index)]
+        total = part * tap if total is None else total.add_(part, alpha=tap)
+    return total
