@@ -60,7 +60,7 @@ class RegisterSettings:
     max_iterations: int = setting(30, "Gauss–Newton steps per pair at most", minimum=1, maximum=500)
     tolerance_px: float = setting(1e-3, "A fit has converged when the drift changes by less", unit="px", above=0.0)
     groupwise_rounds: int = setting(
-        1, "Times that all frames are fitted to the mean of the others after the pairs", minimum=0, maximum=20
+        2, "Times that all frames are fitted to the mean of the others after the pairs", minimum=0, maximum=20
     )
     hop_probability_limit: float = setting(
         0.05,

@@ -22,6 +22,7 @@ from atomdiffuser.estimation.spectrum import ImageScales
 STEPS = 3
 SETTLED = 1e-5  # hop probability on a fourth of the cells, below which the others are not asked
 LIKELY = 12.0  # log odds within which candidates are judged on all cells
+DUELS = 4  # with the likeliest of the last one: two that show different parts are compared badly by way of a third
 CPU_CELLS = 60_000  # of all candidates at a time: what a processor's cache can hold
 SAME = 0.25  # of a period: candidates that end closer to each other are one
 
@@ -59,20 +60,20 @@ def judge_candidates(
     among = affines.shape[1]
     size = max(1, CPU_CELLS // (among * thin.base[0].numel())) if affines.device.type == "cpu" else len(affines)
     parts = [slice(at, at + size) for at in range(0, len(affines), size)]
-    tried = [_trial(thin.select(p), moving.select(p), affines[p], fields[p], model, scales, among) for p in parts]
-    affines, fields, evidence = (torch.cat(values) for values in zip(*tried, strict=True))
-    odds = _distinct(evidence + expected, affines, cells, scales)
+    tried = [
+        _trial(thin.select(p), moving.select(p), affines[p], fields[p], expected[p], model, scales, among)
+        for p in parts
+    ]
+    affines, fields, odds = (torch.cat(values) for values in zip(*tried, strict=True))
     for m in torch.nonzero(hop_probability(odds, odds.argmax(1)) > SETTLED)[:, 0].tolist():
         one = slice(m, m + 1)
         likely = odds[m].argsort(descending=True)
         likely = likely[odds[m, likely] > odds[m].max() - LIKELY]
-        found = _trial(
-            cells.select(one), moving.select(one), affines[one, likely], fields[one, likely], model, scales, among
-        )
-        affines[m, likely], fields[m, likely] = found[0][0], found[1][0]
-        new = _distinct(found[2] + expected[m, likely], found[0], cells, scales)[0]
-        odds[m] += new[0] - odds[m, likely[0]]  # the others, against the one that all are compared with
-        odds[m, likely] = new
+        start = affines[one, likely], fields[one, likely], expected[one, likely]
+        found, decay, new = _trial(cells.select(one), moving.select(one), *start, model, scales, among)
+        affines[m, likely], fields[m, likely] = found[0], decay[0]
+        odds[m] += new[0, 0] - odds[m, likely[0]]  # the others, against the one that was the likeliest
+        odds[m, likely] = new[0]
     return Judged(affines, fields, odds)
 
 
@@ -81,6 +82,7 @@ def _trial(
     moving: PreparedFrames,
     affines: Tensor,
     fields: Tensor,
+    expected: Tensor,
     model: FitModel,
     scales: ImageScales,
     among: int,
@@ -93,7 +95,28 @@ def _trial(
     residual, weight = (of_pair(images) for images in misfit(each, moving, *settled, model))
     affines, fields = (of_pair(values) for values in settled)
     drift = geometry.drift_at_centre(affines, cells.grid.shape)
-    return affines, fields, log_odds(residual, weight, drift, cells.grid, scales, among=among)
+    against = torch.zeros(n, dtype=torch.long, device=affines.device)
+    again, odds = torch.arange(n, device=affines.device), expected.clone()
+    for _ in range(DUELS):
+        order = _first(against[again], k)
+        pick = lambda values, again=again, order=order: values[again[:, None], order]
+        found = log_odds(pick(residual), pick(weight), pick(drift), cells.grid, scales, among=among)
+        odds[again] = (found + pick(expected)).gather(1, order)
+        winner = odds[again].argmax(1)
+        beaten = winner != against[again]
+        against[again] = winner
+        again = again[beaten]
+        if len(again) == 0:
+            break
+    odds[again] = expected[again]  # of those that beat each other in turn the images say nothing
+    return affines, fields, _distinct(odds, affines, cells, scales)
+
+
+def _first(winner: Tensor, count: int) -> Tensor:
+    """Orders (n, count) of candidates in which `winner` (n,) and the first change places."""
+    order = torch.arange(count, device=winner.device).expand(len(winner), -1).clone()
+    order[:, 0] = winner
+    return order.scatter(1, winner[:, None], 0)
 
 
 def _distinct(odds: Tensor, affines: Tensor, cells: ReferenceCells, scales: ImageScales) -> Tensor:

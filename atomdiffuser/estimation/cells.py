@@ -14,13 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from atomdiffuser.estimation.prepare import PreparedFrames, spline_blur_kernel
+from atomdiffuser.estimation.clean_slopes import SlopeNoise, clean_slopes
+from atomdiffuser.estimation.noise import NoiseModel
+from atomdiffuser.estimation.prepare import PreparedFrames, noise_of, spline_blur_kernel
 from atomdiffuser.estimation.separable_bases import FrameBasis
 from atomdiffuser.interpolation import chain_kernels
 
 SPLINE_VALUE = {1: (1 / 6, 4 / 6, 1 / 6), 2: (1 / 48, 23 / 48, 23 / 48, 1 / 48)}  # at a pixel, between two of them
 SPLINE_SLOPE = {1: (-1 / 2, 0.0, 1 / 2), 2: (-1 / 8, -5 / 8, 5 / 8, 1 / 8)}
 MEAN = {1: (0.0, 1.0), 2: (0.0, 0.5, 0.5)}
+OF_FRAMES = ("slopes", "clean_slopes", "noise_left", "structure", "noise_share")
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +67,11 @@ class ReferenceCells:
     ----------
     slopes
         (n, 2, Y', X') of the matched-filtered frame along y and x [counts/px].
+    clean_slopes
+        (n, 2, Y', X') the same, freed of noise (see `clean_slopes`).
+    noise_left
+        (n, 2) shares of the noise's energy: in products of clean and given slopes, and in what clean slopes have in
+        common with noise of their own kind.
     structure
         (n, 2, Y', X') base and lattice as in `PreparedFrames`.
     noise_share
@@ -72,6 +80,8 @@ class ReferenceCells:
 
     grid: CellGrid
     slopes: Tensor
+    clean_slopes: Tensor
+    noise_left: Tensor
     structure: Tensor
     noise_share: Tensor
 
@@ -90,7 +100,7 @@ class ReferenceCells:
 
     def select(self, index: Tensor | slice) -> ReferenceCells:
         """Frames at `index`, repeated as listed."""
-        return ReferenceCells(self.grid, self.slopes[index], self.structure[index], self.noise_share[index])
+        return replace(self, **{f: getattr(self, f)[index] for f in OF_FRAMES})
 
     def thinned(self) -> ReferenceCells:
         """A fourth of the cells: of four rows the first and the last, and so of the columns.
@@ -100,11 +110,16 @@ class ReferenceCells:
         grid, rows, columns = _thinned(self.grid)
         thin = lambda image: image.index_select(-2, rows).index_select(-1, columns)
         share = self.noise_share if self.noise_share.shape[-2:] == (1, 1) else thin(self.noise_share)
-        return replace(self, grid=grid, slopes=thin(self.slopes), structure=thin(self.structure), noise_share=share)
+        images = {f: thin(getattr(self, f)) for f in ("slopes", "clean_slopes", "structure")}
+        return replace(self, grid=grid, noise_share=share, **images)
 
 
-def reference_cells(frames: PreparedFrames, stride: int, margin_px: float) -> ReferenceCells:
-    """Cells of `stride` px (1 or 2) that lie `margin_px` or more within the frames' outermost pixels."""
+def reference_cells(
+    frames: PreparedFrames, noise: NoiseModel, filter_px: float, stride: int, margin_px: float
+) -> ReferenceCells:
+    """Cells of `stride` px (1 or 2) that lie `margin_px` or more within the outermost pixels of frames which a matched
+    filter of σ `filter_px` was applied to.
+    """
     firsts = tuple(max(1, min(math.ceil(margin_px), (size - 4) // 2)) for size in frames.shape)
     grid = _grid(frames.shape, stride, firsts, str(frames.base.device))
     counts = len(grid.rows), len(grid.columns)
@@ -117,7 +132,11 @@ def reference_cells(frames: PreparedFrames, stride: int, margin_px: float) -> Re
     if share.shape[-2:] == frames.shape:
         cut = share[:, firsts[0] : firsts[0] + stride * counts[0], firsts[1] : firsts[1] + stride * counts[1]]
         share = F.max_pool2d(cut[:, None], stride)[:, 0]
-    return ReferenceCells(grid, slopes, torch.stack([base, filtered - base], dim=1), share)
+    known = torch.where(torch.isfinite(share), share, 0.0)
+    variance = (known * noise_of(base, noise)).mean((1, 2)) / (known > 0).float().mean((1, 2)).clamp_min(1e-6)
+    seen = torch.isfinite(share)[:, None].float()
+    clean, left = clean_slopes(slopes * seen, variance, grid.noise(filter_px).power)
+    return ReferenceCells(grid, slopes, clean, left, torch.stack([base, filtered - base], dim=1), share)
 
 
 @lru_cache(maxsize=16)
@@ -148,16 +167,20 @@ class FilteredNoise:
     ----------
     covariance_y, covariance_x
         Of the cells along either axis, (Y', Y') and (X', X'); the product of both counts.
-    slope_energy
-        Variance of a slope.
+    energy, slope_energy
+        Variance of a value and of a slope.
     slope_and_value
         Variance of Σ slope·value per cell, slope and value of two independent frames.
+    power
+        Its spectrum.
     """
 
     covariance_y: Tensor
     covariance_x: Tensor
+    energy: float
     slope_energy: float
     slope_and_value: float
+    power: SlopeNoise
 
     @classmethod
     def of(cls, filter_px: float, grid: CellGrid) -> FilteredNoise:
@@ -171,8 +194,10 @@ class FilteredNoise:
         value_x, slope_x = (_between(grid.columns, kernel) for kernel in (value, slope))
         mean = lambda product: float(product.sum()) / len(product)
         mixed = (mean(slope_y * value_y) * mean(value_x**2) + mean(slope_x * value_x) * mean(value_y**2)) / 2
-        energy = float(slope[len(slope) // 2] * value[len(value) // 2])
-        return cls(value_y.float(), value_x.float(), energy, mixed)
+        at_value, at_slope = (float(k[len(k) // 2]) for k in (value, slope))
+        counts = len(grid.rows), len(grid.columns)
+        power = SlopeNoise.of(counts, grid.stride, value, slope).to(grid.rows.device)
+        return cls(value_y.float(), value_x.float(), at_value**2, at_slope * at_value, mixed, power)
 
     def correlate(self, images: Tensor) -> Tensor:
         """V·images (…, Y', X'): what correlated noise makes of them."""

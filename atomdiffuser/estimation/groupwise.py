@@ -63,6 +63,7 @@ def refine_trajectory(
     refined = _not_refined(frame_from_reference)
     if len(frames) < LEAST_FRAMES:
         return refined
+    options = replace(options, shared_reference=True)
     for _ in range(rounds):
         refined = _one_round(source, refined.frame_from_reference, sigma_px, frames, origin, options, advance)
     return refined

@@ -5,10 +5,12 @@ Model, at the cell centres q of the reference frame, both frames matched-filtere
     moving(A q) = μ(q)·base(q) + κ(q)·lattice(q) + noise
 
 μ and κ are bilinear on a coarse grid of nodes; A is a full affine. Weights are the inverse noise variance of both
-frames. The gradient is the reference frame's, times κ: it does not move with A, and the noise of a frame is
-uncorrelated with its own slope, so that the fit's zero lies where the frames match. What the noise's own slopes add to
-the normal matrix is taken out. The products in the normal equations are images contracted with separable bases, which
-never forms the Jacobian.
+frames. The gradient is the reference frame's, freed of noise, times κ: it does not move with A, and the noise of a
+frame is uncorrelated with its own slope, so that the fit's zero lies where the frames match. The normal matrix has
+products of the clean and the given slopes, less what the noise's own slopes add to them. The products in the normal
+equations are images contracted with separable bases, which never forms the Jacobian.
+
+Where the misfit stays above the noise, because decay has an edge that the fields cannot follow, it counts as noise.
 
 Assumes structure finer than the node spacing, decay that varies little within a node, and no occlusion.
 """
@@ -25,7 +27,7 @@ from atomdiffuser.estimation.cells import ReferenceCells
 from atomdiffuser.estimation.noise import NoiseModel
 from atomdiffuser.estimation.normal_matrix import NormalMatrix, both_directions
 from atomdiffuser.estimation.prepare import PreparedFrames, noise_of
-from atomdiffuser.interpolation import affine_coordinates_at, inside_frame, sample_linear, sample_spline
+from atomdiffuser.interpolation import affine_coordinates_at, inside_frame, sample_linear, sample_spline, smooth
 
 FIELD_PRIOR_SIGMA = 1.0  # a node without data stays at 1 (intact)
 LARGEST_STEP_PX = 1.5
@@ -33,7 +35,9 @@ NOISE_IN_STEPS = 0.95  # of the noise's own slopes taken out of a step's normal 
 NOISE_IN_TRIALS = 0.6  # the same where steps are few and nothing watches over them
 LARGEST_NOISE = 0.85  # that share of the normal matrix; a noise model that claims more is not believed
 NORMAL_MATRIX_AT = (0, 1, 4, 10, 20)  # steps; it hardly changes near the end
+FEWEST_STEPS = 1  # after the first, the normal matrix knows the decay, which a good start does not bring along
 FAST, SLOWEST_GUESS = 0.3, 0.05  # how steps shrink from one to the next: where that foretells the next one
+MISFIT_PX, MISFIT_BY_CHANCE = 8.0, 1.2  # misfit is averaged over so far; so many times the noise's is not above it
 LEAST_VARIANCE = 0.2  # of a pixel, as a share of the frame's mean variance
 
 
@@ -85,12 +89,16 @@ class FitModel:
         Rim of the moving frame left out.
     nodes
         Nodes per axis of each decay field.
+    shared_reference
+        The reference's noise is left out of covariances: where many are fitted to it, what one is off against another
+        does not have it.
     """
 
     noise: NoiseModel
     filter_px: float
     margin_px: float
     nodes: int = 8
+    shared_reference: bool = False
 
 
 def fit_pairs(
@@ -118,9 +126,7 @@ def fit_pairs(
         (n, 2, nodes, nodes) μ and κ to start from; intact by default.
     """
     problem = _Problem(reference, moving, model)
-    affine, fields, converged, normal = _settle(
-        problem, start, start_fields, max_iterations, tolerance_px, NOISE_IN_STEPS
-    )
+    affine, fields, converged, normal = _settle(problem, start, start_fields, max_iterations, tolerance_px)
     return problem.summarise(affine, fields, converged, normal if covariance else None)
 
 
@@ -132,12 +138,12 @@ def settle_pairs(
 
     As in `misfit`, fewer moving frames than affines may be given: each then belongs to as many successive affines.
     """
-    return _settle(_Problem(reference, moving, model), start, start_fields, steps, 0.0, NOISE_IN_TRIALS)[:2]
+    return _settle(_Problem(reference, moving, model), start, start_fields, steps, 0.0, trial=True)[:2]
 
 
 def _settle(
     problem: _Problem, start: Tensor, start_fields: Tensor | None, max_iterations: int, tolerance_px: float,
-    noise_share: float,
+    *, trial: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, NormalMatrix]:  # fmt: skip
     """Affines, fields, which pairs have converged, and their last normal matrices."""
     n = len(start)
@@ -152,11 +158,17 @@ def _settle(
     for k in range(max_iterations):
         images = part.images(affine[active], fields[active])
         if k in NORMAL_MATRIX_AT:
-            normal = part.normal_matrix(images, noise_share)
+            if k > 0 and not trial:
+                problem.learn_misfit(active, images)
+                part = problem.at(active)
+                images = part.images(affine[active], fields[active])
+            normal = part.normal_matrix(images, NOISE_IN_TRIALS if trial else NOISE_IN_STEPS)
             latest = normal if latest is None else latest.put(active, normal)
         step, change = part.solve(images, normal, fields[active])
         size = problem.size_px(step)
         settled = stride.settled(active, size, tolerance_px)
+        if k < FEWEST_STEPS:
+            settled = torch.zeros_like(settled)
         step = step * stride.next(active, step)[:, None]
         step = step * (LARGEST_STEP_PX / (size * stride.factor[active]).clamp_min(LARGEST_STEP_PX))[:, None]
         affine[active] = _moved(affine[active], step)
@@ -217,6 +229,7 @@ class _Problem:
 
     def __init__(self, reference: ReferenceCells, moving: PreparedFrames, model: FitModel):
         self.reference, self.moving, self.noise = reference, moving, model.noise
+        self.shared_reference = model.shared_reference
         self.margin_px, self.grid, self.shape = model.margin_px, reference.grid, reference.grid.shape
         self.device = reference.slopes.device
         self.basis, self.filter = self.grid.basis(model.nodes), self.grid.noise(model.filter_px)
@@ -228,6 +241,7 @@ class _Problem:
             share, self.known = torch.where(known, share, 0.0), known.float()
         self.share = share
         self.base_variance = share * noise_of(reference.base, self.noise)
+        self.misfit: Tensor | None = None  # (n, Y', X') variance over that of the noise
 
     def at(self, index: Tensor) -> _Problem:
         """The same problem for some of the pairs."""
@@ -237,8 +251,18 @@ class _Problem:
         part.__dict__.update(self.__dict__)
         part.reference, part.moving = self.reference.select(index), self.moving.select(index)
         part.known = None if self.known is None else self.known[index]
+        part.misfit = None if self.misfit is None else self.misfit[index]
         part.share, part.base_variance = self.share[index], self.base_variance[index]
         return part
+
+    def learn_misfit(self, index: Tensor, images: _Images) -> None:
+        """Count as noise what the pairs at `index` misfit beyond it."""
+        width = MISFIT_PX * self.grid.share**0.5
+        square, seen = images.residual**2 * images.precision, (images.weight > 0).float()
+        ratio = smooth(square * seen, width) / (self.filter.energy * smooth(seen, width)).clamp_min(1e-6)
+        if self.misfit is None:
+            self.misfit = torch.ones_like(self.reference.base)
+        self.misfit = self.misfit.index_copy(0, index, 1 + (ratio - MISFIT_BY_CHANCE).clamp_min(0))
 
     def size_px(self, step: Tensor) -> Tensor:
         """How far motions (…, 6) move the frame's pixels, RMS."""
@@ -249,17 +273,20 @@ class _Problem:
     def normal_matrix(self, images: _Images, noise_share: float) -> NormalMatrix:
         """JᵀWJ without a share of what the noise's own slopes add, J = [κ·slope·(u, v, 1), −base·φ, −lattice·φ]."""
         weight, slopes, structure = images.weight, self.reference.slopes, self.reference.structure
+        clean = self.reference.clean_slopes
         weighted = weight * images.contrast
         twice = weighted * images.contrast
         scaled = twice[:, None] * slopes
-        motion = torch.stack([scaled[:, 0] * slopes[:, 0], scaled[:, 0] * slopes[:, 1], scaled[:, 1] * slopes[:, 1]], 1)
-        cross = (weighted[:, None] * slopes)[:, :, None] * structure[:, None]
+        across = (scaled[:, 0] * clean[:, 1] + scaled[:, 1] * clean[:, 0]) / 2
+        motion = torch.stack([scaled[:, 0] * clean[:, 0], across, scaled[:, 1] * clean[:, 1]], 1)
+        cross = (weighted[:, None] * clean)[:, :, None] * structure[:, None]
         scaled = weight[:, None] * structure
         field = torch.stack(
             [scaled[:, 0] * structure[:, 0], scaled[:, 0] * structure[:, 1], scaled[:, 1] * structure[:, 1]], 1
         )
         normal = NormalMatrix.of(self.basis, motion, cross, field, prior=FIELD_PRIOR_SIGMA**-2)
-        own = both_directions(self.basis.quadratic(twice * self._reference_variance()), self.filter.slope_energy)
+        left = self.filter.slope_energy * self.reference.noise_left[:, :1, None]
+        own = both_directions(left * self.basis.quadratic(twice * self._reference_variance()))
         trace = lambda block: block.diagonal(dim1=1, dim2=2).sum(1)
         share = (LARGEST_NOISE * trace(normal.motion) / trace(own).clamp_min(1e-30)).clamp_max(noise_share)
         normal.motion.sub_(share[:, None, None] * own)
@@ -312,11 +339,13 @@ class _Problem:
             variance, (LEAST_VARIANCE * mean).clamp_min(self.noise.floor)
         )  # vacuum knows no shot noise, but model errors
         precision = 1 / variance
+        weight = precision if self.misfit is None else precision / self.misfit
         return _Images(
             warped=warped,
             residual=warped - model[:, 0] - model[:, 1],
             contrast=contrast,
-            weight=precision if inside is None else precision * inside,
+            precision=precision,
+            weight=weight if inside is None else weight * inside,
             inside=inside,
         )
 
@@ -338,7 +367,7 @@ class _Problem:
     def _right_side(self, images: _Images, fields: Tensor) -> tuple[Tensor, Tensor]:
         """−JᵀWr, of the motion (n, 6) and of the fields (n, 2G²), what is known of them beforehand included."""
         weighted = images.weight * images.residual
-        motion = self.basis.linear((weighted * images.contrast)[:, None] * self.reference.slopes)
+        motion = self.basis.linear((weighted * images.contrast)[:, None] * self.reference.clean_slopes)
         field = self.basis.hats(weighted[:, None] * self.reference.structure).flatten(1)
         return -motion.flatten(1), field + FIELD_PRIOR_SIGMA**-2 * (1 - fields.flatten(1))
 
@@ -348,17 +377,19 @@ class _Problem:
         H counts the signal's slopes only. In B the noise's own slopes meet the noise of the other frame alone: a
         frame's noise is uncorrelated with its slope.
         """
-        own = images.contrast**2 * self._reference_variance()
-        scaled = images.weight * (noise_of(images.warped, self.noise) + own).sqrt()
-        left = torch.cat(
-            [(scaled * images.contrast)[:, None] * self.reference.slopes, scaled[:, None] * self.reference.structure], 1
-        )
+        own = 0.0 if self.shared_reference else images.contrast**2 * self._reference_variance()
+        variance = noise_of(images.warped, self.noise) + own
+        scaled = images.weight * (variance if self.misfit is None else variance * self.misfit).sqrt()
+        slopes = (scaled * images.contrast)[:, None] * self.reference.clean_slopes
+        left = torch.cat([slopes, scaled[:, None] * self.reference.structure], 1)
         right = self.filter.correlate(left)
         meat = NormalMatrix.of(
             self.basis, left[:, [0, 0, 1]] * right[:, [0, 1, 1]], left[:, :2, None] * right[:, None, 2:],
             left[:, [2, 2, 3]] * right[:, [2, 3, 3]],
         )  # fmt: skip
-        meat.motion.sub_(both_directions(self.basis.quadratic((images.weight * own) ** 2), self.filter.slope_and_value))
+        if not self.shared_reference:
+            noise = self.filter.slope_and_value * self.reference.noise_left[:, 1:, None]
+            meat.motion.sub_(both_directions(noise * self.basis.quadratic((images.weight * own) ** 2)))
         across = bread.gain @ meat.cross.mT
         spread = meat.motion - across - across.mT + bread.gain @ meat.field @ bread.gain.mT
         inverse = torch.linalg.pinv(bread.information, hermitian=True)
@@ -374,12 +405,14 @@ class _Problem:
 class _Images:
     """Everything the normal equations are made of, each (n, Y', X').
 
-    The weight follows the local mean, so that no pixel's own noise steers it; it is zero where one frame knows nothing.
+    Precision and weight follow the local mean, so that no pixel's own noise steers them; the weight counts misfit too,
+    and is zero where one frame knows nothing.
     `inside` is None where they do everywhere.
     """
 
     warped: Tensor
     residual: Tensor
     contrast: Tensor
+    precision: Tensor
     weight: Tensor
     inside: Tensor | None

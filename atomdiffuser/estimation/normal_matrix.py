@@ -67,8 +67,8 @@ class NormalMatrix:
         return part
 
 
-def both_directions(block: Tensor, factor: float) -> Tensor:
-    """(n, 6, 6) that has `factor` times `block` (n, 3, 3) for either direction."""
+def both_directions(block: Tensor) -> Tensor:
+    """(n, 6, 6) that has `block` (n, 3, 3) for either direction."""
     out = block.new_zeros(len(block), 6, 6)
-    out[:, :3, :3] = out[:, 3:, 3:] = factor * block
+    out[:, :3, :3] = out[:, 3:, 3:] = block
     return out

@@ -36,20 +36,23 @@ class FitOptions:
     tolerance_px: float = 1e-3
     max_shift_px: float = 64.0
     candidates: int = CANDIDATES
+    shared_reference: bool = False
 
     def cells(self, frames: PreparedFrames) -> ReferenceCells:
         """Frames as the reference of a fit."""
-        return reference_cells(frames, self.scales.stride, self.margin_px)
+        return reference_cells(frames, self.noise, self.scales.filter_px, self.scales.stride, self.margin_px)
 
     @property
     def margin_px(self) -> float:
-        """Rim of a frame that the fit leaves out."""
-        return 2 * self.scales.filter_px + 1
+        """Rim of a frame that the fit leaves out: there the matched filter sees the frame's mirror image."""
+        return self.scales.filter_px
 
     @property
     def model(self) -> FitModel:
         """What fits take as known."""
-        return FitModel(self.noise, self.scales.filter_px, self.margin_px, self.field_nodes)
+        return FitModel(
+            self.noise, self.scales.filter_px, self.margin_px, self.field_nodes, self.shared_reference
+        )  # fmt: skip
 
     def fit(
         self, reference: PreparedFrames | ReferenceCells, moving: PreparedFrames, start: Tensor,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 FILTER_CANDIDATES_PX = (0.8, 1.0, 1.3, 1.6, 2.0, 2.5, 3.2, 4.0, 5.0)
 COARSE_BAND, COARSE_LOSS = 0.22, 0.03  # what lies above this frequency may be left to chance up to this share
+SLOPE_NOISE = 0.3  # of the noise's power in slopes, left in clean ones
 WINDOW_PX = 256
 SMALLEST_WINDOW_PX = 96
 WINDOWS_PER_AXIS = 5
@@ -99,14 +100,14 @@ def _clear_signal(power: Tensor, floor: float, n_frames: int) -> Tensor:
 def _matched_width(signal: Tensor, frequency: Tensor, floor: float) -> float:
     """σ that minimises the predicted variance of a shift between two noisy frames.
 
-    For a filter H the variance is Σ f²(2SN + N²)|H|⁴ / (Σ f² S|H|²)², S and N the powers of signal and noise in a
-    frame.
+    For a filter H the variance is Σ f²(2SN + cN²)|H|⁴ / (Σ f² S|H|²)², S and N the powers of signal and noise in a
+    frame, c the share of the slopes' noise that cleaning them leaves.
     """
     usable = frequency < 0.5
 
     def variance(sigma: float) -> float:
         h2 = torch.exp(-((2 * math.pi * sigma * frequency) ** 2)) * usable
-        top = (frequency**2 * (2 * signal.clamp_min(0) * floor + floor**2) * h2**2).sum()
+        top = (frequency**2 * (2 * signal.clamp_min(0) * floor + SLOPE_NOISE * floor**2) * h2**2).sum()
         bottom = (frequency**2 * signal * h2).sum() ** 2
         return float(top / bottom.clamp_min(1e-30))
 

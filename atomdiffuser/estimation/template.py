@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from atomdiffuser.estimation.frame_source import FrameSource
-from atomdiffuser.estimation.prepare import PreparedFrames, usable_margin_px
+from atomdiffuser.estimation.prepare import PreparedFrames
 from atomdiffuser.interpolation import (
     affine_coordinates,
     filter_separable,
@@ -97,4 +97,4 @@ def sum_template(
 def _place(source: FrameSource, frame_from_reference: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Where a frame has the pixels of the reference grid, y and x, and whether it shows them; each (1, Y, X)."""
     y, x = affine_coordinates(frame_from_reference[None].to(source.device), source.shape)
-    return y, x, inside_frame(y, x, source.shape, usable_margin_px(source.scales)).double()
+    return y, x, inside_frame(y, x, source.shape, source.scales.filter_px).double()

@@ -63,12 +63,10 @@ def test_pairs_are_every_lag_with_neighbours_first(found) -> None:
 
 
 def test_progress_reaches_its_total(simulated) -> None:
-    seen = []
-    estimate_drift(
-        source(simulated.series.frames[:3]), RegisterSettings(), lambda done, total: seen.append((done, total))
-    )
+    seen, settings = [], RegisterSettings(groupwise_rounds=2)
+    estimate_drift(source(simulated.series.frames[:3]), settings, lambda done, total: seen.append((done, total)))
     done, total = zip(*seen, strict=True)
-    assert set(total) == {3 + 3} and done[-1] == 6 and sorted(done) == list(done)
+    assert set(total) == {3 + 2 * 3} and done[-1] == 9 and sorted(done) == list(done)
 
 
 # --- frames that cannot be used -------------------------------------------------------------------

@@ -67,7 +67,9 @@ def test_sigma_follows_the_counts() -> None:
 
 @pytest.mark.parametrize("pattern", ["edge", "perlin"])
 def test_decay_that_varies_over_the_frame_does_not_bend_the_drift(pattern, monkeypatch) -> None:
-    """The counter-test holds the fields at 1: the same pairs are then off by far more than they claim."""
+    """The counter-test holds the fields at 1, and takes no misfit for noise: the same pairs are then off by far more
+    than they claim.
+    """
     batch = pairs(patterns=(pattern,), loss=(0.4, 0.7))
     reference, moving, options = prepared(batch)
     true = batch.moving_from_reference
@@ -75,6 +77,7 @@ def test_decay_that_varies_over_the_frame_does_not_bend_the_drift(pattern, monke
     z = rms(error_px(found.moving_from_reference, true) / found.displacement_sigma_px.numpy())
     assert 0.7 < z < 1.4
     monkeypatch.setattr(joint_fit, "FIELD_PRIOR_SIGMA", 1e-6)
+    monkeypatch.setattr(joint_fit, "MISFIT_BY_CHANCE", np.inf)
     stiff = register_from(reference, moving, true, options)
     z_stiff = rms(error_px(stiff.moving_from_reference, true) / stiff.displacement_sigma_px.numpy())
     assert z_stiff > 1.6 and z_stiff > 1.6 * z
@@ -101,12 +104,14 @@ def test_fields_tell_intensity_from_contrast() -> None:
 
 
 def test_there_and_back_is_nowhere() -> None:
-    batch = pairs(6)
+    n = 24
+    batch = pairs(n)
     reference, moving, options = prepared(batch)
     there = register_from(reference, moving, batch.moving_from_reference, options)
     back = register_from(moving, reference, g.invert(batch.moving_from_reference), options)
     round_trip = back.moving_from_reference @ there.moving_from_reference
-    assert rms(error_px(round_trip, g.identity(6)) / there.displacement_sigma_px.numpy()) < 0.7
+    apart = error_px(round_trip, g.identity(n)) / there.displacement_sigma_px.numpy()
+    assert np.median(apart) < 0.3 and rms(apart) < 0.5
 
 
 def test_two_frames_of_noise_are_no_pair(rng) -> None:
