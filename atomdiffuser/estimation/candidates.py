@@ -19,7 +19,7 @@ from atomdiffuser.estimation.joint_fit import FitModel, misfit, settle_pairs
 from atomdiffuser.estimation.prepare import PreparedFrames
 from atomdiffuser.estimation.spectrum import ImageScales
 
-STEPS = 3
+STEPS = 2, 1  # on a fourth of the cells; on all, from where the former end
 SETTLED = 1e-5  # hop probability on a fourth of the cells, below which the others are not asked
 LIKELY = 12.0  # log odds within which candidates are judged on all cells
 DUELS = 4  # with the likeliest of the last one: two that show different parts are compared badly by way of a third
@@ -61,7 +61,7 @@ def judge_candidates(
     size = max(1, CPU_CELLS // (among * thin.base[0].numel())) if affines.device.type == "cpu" else len(affines)
     parts = [slice(at, at + size) for at in range(0, len(affines), size)]
     tried = [
-        _trial(thin.select(p), moving.select(p), affines[p], fields[p], expected[p], model, scales, among)
+        _trial(thin.select(p), moving.select(p), affines[p], fields[p], expected[p], model, scales, among, STEPS[0])
         for p in parts
     ]
     affines, fields, odds = (torch.cat(values) for values in zip(*tried, strict=True))
@@ -70,7 +70,7 @@ def judge_candidates(
         likely = odds[m].argsort(descending=True)
         likely = likely[odds[m, likely] > odds[m].max() - LIKELY]
         start = affines[one, likely], fields[one, likely], expected[one, likely]
-        found, decay, new = _trial(cells.select(one), moving.select(one), *start, model, scales, among)
+        found, decay, new = _trial(cells.select(one), moving.select(one), *start, model, scales, among, STEPS[1])
         affines[m, likely], fields[m, likely] = found[0], decay[0]
         odds[m] += new[0, 0] - odds[m, likely[0]]  # the others, against the one that was the likeliest
         odds[m, likely] = new[0]
@@ -86,11 +86,12 @@ def _trial(
     model: FitModel,
     scales: ImageScales,
     among: int,
+    steps: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Affines, fields and log odds of candidates (n, k) a few steps on."""
     n, k = affines.shape[:2]
     each = cells.select(torch.arange(n, device=affines.device).repeat_interleave(k))
-    settled = settle_pairs(each, moving, affines.flatten(0, 1), model, steps=STEPS, start_fields=fields.flatten(0, 1))
+    settled = settle_pairs(each, moving, affines.flatten(0, 1), model, steps=steps, start_fields=fields.flatten(0, 1))
     of_pair = lambda values: values.unflatten(0, (n, k))
     residual, weight = (of_pair(images) for images in misfit(each, moving, *settled, model))
     affines, fields = (of_pair(values) for values in settled)
