@@ -62,6 +62,14 @@ def invert(b_from_a: Tensor) -> Tensor:
     return inverse
 
 
+def of_finer_pixels(b_from_a: Tensor, factor: int) -> Tensor:
+    """Affines (…, 3, 3) of frames whose pixels, `factor` along each axis, had been added up."""
+    scale = torch.eye(3, dtype=b_from_a.dtype, device=b_from_a.device)
+    scale[:2] *= factor
+    scale[:2, 2] = (factor - 1) / 2  # the centre of the first pixel
+    return scale @ b_from_a @ torch.linalg.inv(scale)
+
+
 def apply_affine(b_from_a: Tensor, points: Tensor) -> Tensor:
     """Points (..., 2) of a, mapped to b; the affine (..., 3, 3) broadcasts over the points' leading axes."""
     return (b_from_a[..., :2, :2] @ points[..., None])[..., 0] + b_from_a[..., :2, 2]

@@ -31,6 +31,15 @@ def test_shift_comes_as_y_then_x() -> None:
     assert moved.tolist() == [13.0, 15.0]
 
 
+def test_motions_seen_in_added_pixels_are_those_of_the_frame() -> None:
+    """A point of the fine frame lies in the coarse one where the mean of its pixels does."""
+    coarse, factor = affine(1.01, 0.02, 3.0, -0.03, 0.98, -4.0), 3
+    fine = g.of_finer_pixels(coarse, factor)
+    points = torch.tensor([[0.0, 0.0], [10.0, 7.0]], dtype=torch.float64)
+    centre = lambda p: factor * p + (factor - 1) / 2  # of the pixels that were added up
+    assert close(g.apply_affine(fine, centre(points)), centre(g.apply_affine(coarse, points)))
+
+
 def test_the_six_numbers_are_listed_row_by_row() -> None:
     a = affine(1, 2, 3, 4, 5, 6)
     assert a.tolist() == [[1, 2, 3], [4, 5, 6], [0, 0, 1]]

@@ -23,6 +23,7 @@ from atomdiffuser.interpolation import chain_kernels
 SPLINE_VALUE = {1: (1 / 6, 4 / 6, 1 / 6), 2: (1 / 48, 23 / 48, 23 / 48, 1 / 48)}  # at a pixel, between two of them
 SPLINE_SLOPE = {1: (-1 / 2, 0.0, 1 / 2), 2: (-1 / 8, -5 / 8, 5 / 8, 1 / 8)}
 MEAN = {1: (0.0, 1.0), 2: (0.0, 0.5, 0.5)}
+BLOCK = 64  # rows of a banded matrix that are multiplied at once
 OF_FRAMES = ("slopes", "clean_slopes", "noise_left", "structure", "noise_share")
 
 
@@ -167,6 +168,8 @@ class FilteredNoise:
     ----------
     covariance_y, covariance_x
         Of the cells along either axis, (Y', Y') and (X', X'); the product of both counts.
+    reach
+        Cells from one to another beyond which they share no noise.
     energy, slope_energy
         Variance of a value and of a slope.
     slope_and_value
@@ -177,6 +180,7 @@ class FilteredNoise:
 
     covariance_y: Tensor
     covariance_x: Tensor
+    reach: int
     energy: float
     slope_energy: float
     slope_and_value: float
@@ -197,11 +201,22 @@ class FilteredNoise:
         at_value, at_slope = (float(k[len(k) // 2]) for k in (value, slope))
         counts = len(grid.rows), len(grid.columns)
         power = SlopeNoise.of(counts, grid.stride, value, slope).to(grid.rows.device)
-        return cls(value_y.float(), value_x.float(), at_value**2, at_slope * at_value, mixed, power)
+        return cls(value_y.float(), value_x.float(), len(value) // 2, at_value**2, at_slope * at_value, mixed, power)
 
     def correlate(self, images: Tensor) -> Tensor:
         """V·images (…, Y', X'): what correlated noise makes of them."""
-        return self.covariance_y @ images @ self.covariance_x
+        down = _banded(self.covariance_y, images, self.reach)
+        return _banded(self.covariance_x, down.mT, self.reach).mT
+
+
+def _banded(matrix: Tensor, images: Tensor, reach: int) -> Tensor:
+    """matrix @ images for a square one that is zero further than `reach` from its diagonal."""
+    blocks = [
+        matrix[at : at + BLOCK, max(at - reach, 0) : at + BLOCK + reach]
+        @ images[..., max(at - reach, 0) : at + BLOCK + reach, :]
+        for at in range(0, len(matrix), BLOCK)
+    ]
+    return torch.cat(blocks, dim=-2)
 
 
 def _self_correlation(kernel: Tensor) -> Tensor:

@@ -201,9 +201,11 @@ def _pair_hops(links: Links, pairs: np.ndarray, own: Tensor) -> Tensor:
 
 
 def _frame_hops(source: FrameSource, links: Links, origin: int, connected: np.ndarray) -> np.ndarray:
-    """(t,) probability that a frame is off by a lattice vector against the reference frame; NaN without a lattice."""
+    """(t,) probability that a frame is off by a lattice vector against the reference frame; NaN without a lattice, and
+    without a link in doubt that would tell of one.
+    """
     hops = np.full(source.n_frames, np.nan)
-    if source.scales.period_px is not None:
+    if source.scales.period_px is not None or bool((links.hop_probability > CLEAR_HOP_PROBABILITY).any()):
         for k in np.flatnonzero(connected):
             hops[k] = links.hop_between(origin, int(k))
     return hops

@@ -109,3 +109,15 @@ def test_the_matched_filter_widens_at_low_counts(specimen, electrons, least) -> 
     bright, _ = frames(specimen, electrons_per_px=2000.0, **view)
     assert least <= measure_scales(faint).filter_px <= 2.5
     assert measure_scales(bright).filter_px == 0.8
+
+
+def test_windows_too_small_to_agree_to_a_tenth_still_show_the_lattice() -> None:
+    """Windows of 96 px know a period of 19.5 px as 96/4, 96/√18 or 96/5 only."""
+    simulated = simulate_series(
+        "SrTiO3", n_frames=6, shape=(192, 192), seed=13, electrons_per_px=1.0, dtype="float32", vacancies=0.02,
+        drift_px_per_frame=0.3 * 0.3905 / 0.02, random_walk_px=0.5, damage="uniform", witness="contrast",
+        critical_fluence=20000.0, fluence_per_frame=1000.0,
+    )  # fmt: skip
+    counts = np.random.default_rng([13, 20]).poisson(20 * simulated.expected)
+    found = measure_scales(torch.as_tensor(counts, dtype=torch.float32)).period_px
+    assert found == pytest.approx(0.3905 / 0.02, rel=0.2)

@@ -61,6 +61,14 @@ def test_hot_pixels_do_not_pass_for_readout_noise():
     assert abs(float(readout_variance(electrons, torch.ones(1, *SHAPE)))) < 1.0
 
 
+def test_of_large_frames_strips_say_what_readout_noise_there_is():
+    generator = torch.Generator().manual_seed(5)
+    electrons = torch.poisson(torch.full((2, 2048, 1536), 10.0), generator=generator)
+    electrons += torch.tensor([0.0, 3.0])[:, None, None] * torch.randn(2, 2048, 1536, generator=generator)
+    found = readout_variance(electrons, torch.ones_like(electrons))
+    assert found.tolist() == pytest.approx([0.0, 9.0], abs=0.15)
+
+
 def test_difference_between_widths_is_noise_where_nothing_varies():
     statistics = PairStatistics()
     per_window = 5 + 2 * len(OCTAVES)

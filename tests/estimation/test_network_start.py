@@ -1,0 +1,40 @@
+"""The start that the network gives the fit: in large frames from pixels added up, in units of the frame's own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from measured_pairs import error_px, series, source
+
+from atomdiffuser.estimation import predict
+from atomdiffuser.estimation.predict import Predictor
+from atomdiffuser.estimation.register import FitOptions
+
+SHAPE = (256, 288)
+
+
+@pytest.fixture(scope="module")
+def particle():
+    return series("nanoparticle", n_frames=2, shape=SHAPE, electrons_per_px=60.0, damage="none", seed=2,
+                  drift_px_per_frame=11.0, rotation_deg_per_frame=2.0)  # fmt: skip
+
+
+def starts(particle) -> torch.Tensor:
+    src = source(particle)
+    return Predictor.of(src).starts([(0, 1)], FitOptions(src.noise, src.scales, max_shift_px=64.0))
+
+
+def test_added_pixels_give_nearly_the_same_start(particle, monkeypatch) -> None:
+    true = torch.as_tensor(particle.frame_from_reference[1:])
+    assert error_px(starts(particle), true, SHAPE)[0] < 0.5
+    monkeypatch.setattr(predict, "START_PX", 144)
+    monkeypatch.setattr(predict, "LEAST_PERIOD_PX", 3.0)
+    assert Predictor.of(source(particle))._binning() == 2
+    assert error_px(starts(particle), true, SHAPE)[0] < 1.0
+
+
+def test_pixels_are_not_added_where_the_lattice_would_drown(monkeypatch) -> None:
+    monkeypatch.setattr(predict, "START_PX", 64)
+    fine = source(series("SrTiO3", n_frames=2, shape=SHAPE, damage="none", pixel_size_nm=0.04, seed=1))
+    assert fine.scales.period_px is not None and fine.scales.period_px < 16
+    assert Predictor.of(fine)._binning() == 1
