@@ -24,7 +24,7 @@ NEVER_CALLED = {
     "tempfile.mktemp": "a name that another may take", "jinja2.Template": "no autoescape",
 }  # fmt: skip
 PLACEHOLDER = re.compile(r"(?<!\{)\{([a-z_][\w.\[\]]*)(:\w+)?\}(?!\})")
-MADE_HERE = {"threads", "params.config_hash"}  # a number, and a hexadecimal one
+MADE_HERE = {"threads", "params.config_hash", "params.memory"}  # a number, a hexadecimal one, and an option that is quoted
 
 
 def offences(source: str) -> Iterator[str]:
@@ -92,6 +92,11 @@ def test_every_value_in_a_shell_command_is_quoted(path: Path) -> None:
     assert unquoted(text) == []
     assert text.count("shell:\n") == len(re.findall(r"^    shell:\n", text, re.MULTILINE))
     assert "run:" not in re.findall(r"^    \w+:", text, re.MULTILINE)
+
+
+def test_the_option_that_holds_a_setting_is_quoted_where_it_is_made() -> None:
+    rules = (CHECKOUT / "workflow" / "rules" / "common.smk").read_text(encoding="utf-8")
+    assert 'MEMORY_LIMIT = shlex.join(["--memory-limit", config["memory_limit"]])' in rules
 
 
 @pytest.mark.parametrize(
