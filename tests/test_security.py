@@ -24,7 +24,7 @@ NEVER_CALLED = {
     "tempfile.mktemp": "a name that another may take", "jinja2.Template": "no autoescape",
 }  # fmt: skip
 PLACEHOLDER = re.compile(r"(?<!\{)\{([a-z_][\w.\[\]]*)(:\w+)?\}(?!\})")
-MADE_HERE = {"threads", "params.config_hash", "params.memory"}  # a number, a hexadecimal one, and an option that is quoted
+MADE_HERE = {"threads", "params.config_hash", "params.memory"}  # a number, a hexadecimal one, a quoted option
 
 
 def offences(source: str) -> Iterator[str]:
