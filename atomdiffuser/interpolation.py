@@ -18,6 +18,7 @@ from torch import Tensor
 SPLINE_POLE = math.sqrt(3) - 2
 SPLINE_REACH = 14  # |pole|**14 < 1e-8
 SPLINES_A_SIGMA = 1.7  # of a wide blur
+BAND_ROWS = 64  # of a banded matrix, multiplied at once
 STRIP_PX = 2**17
 """Positions that a processor looks up at once: what is made on the way takes little memory, and stays in its cache."""
 
@@ -46,6 +47,16 @@ def spline_prefilter_kernel() -> Tensor:
 def chain_kernels(a: Tensor, b: Tensor) -> Tensor:
     """The kernel that does `a`, then `b`."""
     return F.conv1d(a[None, None], b.flip(0)[None, None], padding=len(b) - 1)[0, 0]
+
+
+def banded_product(matrix: Tensor, images: Tensor, reach: int) -> Tensor:
+    """matrix @ images (…, k, m), for one (k, k) that is zero further than `reach` from its diagonal."""
+    size = len(matrix)
+    if size <= 2 * (BAND_ROWS + reach) or images.is_cuda:  # a GPU is quicker with all of it
+        return matrix @ images
+    firsts = range(0, size, BAND_ROWS)
+    spans = [(at, max(at - reach, 0), at + BAND_ROWS + reach) for at in firsts]
+    return torch.cat([matrix[at : at + BAND_ROWS, low:high] @ images[..., low:high, :] for at, low, high in spans], -2)
 
 
 def filter_separable(images: Tensor, kernel_y: Tensor, kernel_x: Tensor) -> Tensor:

@@ -172,3 +172,12 @@ def test_a_batch_gives_what_each_image_gives(image) -> None:
     together = ip.sample_spline(coefficients(image), y, x)
     alone = torch.cat([ip.sample_spline(coefficients(image[k : k + 1]), y[:1], x[:1]) for k in (0, 1)])
     assert torch.allclose(together, alone, atol=1e-6)
+
+
+def test_a_banded_product_is_the_whole_product() -> None:
+    generator = torch.Generator().manual_seed(3)
+    at, reach = torch.arange(300), 17
+    matrix = torch.where((at[:, None] - at).abs() <= reach, torch.rand(300, 300, generator=generator), 0.0).double()
+    images = torch.rand(2, 3, 300, 41, generator=generator).double()
+    assert torch.allclose(ip.banded_product(matrix, images, reach), matrix @ images, rtol=1e-12)
+    assert not torch.allclose(ip.banded_product(matrix, images, 3), matrix @ images, rtol=1e-3)  # it does leave out

@@ -18,12 +18,11 @@ from atomdiffuser.estimation.clean_slopes import SlopeNoise, clean_slopes
 from atomdiffuser.estimation.noise import NoiseModel
 from atomdiffuser.estimation.prepare import PreparedFrames, noise_of, spline_blur_kernel
 from atomdiffuser.estimation.separable_bases import FrameBasis
-from atomdiffuser.interpolation import chain_kernels
+from atomdiffuser.interpolation import banded_product, chain_kernels
 
 SPLINE_VALUE = {1: (1 / 6, 4 / 6, 1 / 6), 2: (1 / 48, 23 / 48, 23 / 48, 1 / 48)}  # at a pixel, between two of them
 SPLINE_SLOPE = {1: (-1 / 2, 0.0, 1 / 2), 2: (-1 / 8, -5 / 8, 5 / 8, 1 / 8)}
 MEAN = {1: (0.0, 1.0), 2: (0.0, 0.5, 0.5)}
-BLOCK = 64  # rows of a banded matrix that are multiplied at once
 OF_FRAMES = ("slopes", "clean_slopes", "noise_left", "structure", "noise_share")
 
 
@@ -205,18 +204,8 @@ class FilteredNoise:
 
     def correlate(self, images: Tensor) -> Tensor:
         """V·images (…, Y', X'): what correlated noise makes of them."""
-        down = _banded(self.covariance_y, images, self.reach)
-        return _banded(self.covariance_x, down.mT, self.reach).mT
-
-
-def _banded(matrix: Tensor, images: Tensor, reach: int) -> Tensor:
-    """matrix @ images for a square one that is zero further than `reach` from its diagonal."""
-    blocks = [
-        matrix[at : at + BLOCK, max(at - reach, 0) : at + BLOCK + reach]
-        @ images[..., max(at - reach, 0) : at + BLOCK + reach, :]
-        for at in range(0, len(matrix), BLOCK)
-    ]
-    return torch.cat(blocks, dim=-2)
+        down = banded_product(self.covariance_y, images, self.reach)
+        return banded_product(self.covariance_x, down.mT, self.reach).mT
 
 
 def _self_correlation(kernel: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from atomdiffuser.interpolation import banded_product
 from atomdiffuser.model.config import MAP_STRIDE
 from atomdiffuser.model.lattice_template import LatticeTemplate, lattice_template, without_mean
 from atomdiffuser.model.layers import full_precision
@@ -185,6 +186,7 @@ class PairStatistics(nn.Module):
         return Evidence(torch.cat(channels, 1), log_ratios, contrasts, following, doubts)
 
 
+WINDOW_REACH = 6.0  # of its widths
 ENOUGH_PX, STRIP_ROWS = 2**20, 32  # pixels that a variance is well known from
 
 
@@ -317,9 +319,9 @@ def _log_doubt(variance: Tensor) -> Tensor:
 def _window(cells: Tensor, width: float) -> Tensor:
     """Gaussian-weighted means of (n, k, y, x) around each cell; nothing lies beyond the frame."""
     rows, columns = (_weights(size, width, cells.device) for size in cells.shape[-2:])
-    n, k = cells.shape[:2]
-    across = torch.bmm(cells.flatten(0, 1), columns.expand(n * k, -1, -1))  # the weights are symmetric
-    return torch.bmm(rows.expand(n * k, -1, -1), across).unflatten(0, (n, k))
+    reach = math.ceil(WINDOW_REACH * width)
+    down = banded_product(rows, cells, reach)
+    return banded_product(columns, down.mT, reach).mT
 
 
 def _whole(covered: Tensor) -> Tensor:
@@ -334,5 +336,5 @@ def _weights(size: int, width: float, device: torch.device) -> Tensor:
     """(size, size): weight of each cell (column) in the window around another (row), along one axis."""
     at = torch.arange(size, dtype=torch.float64)
     square = ((at[:, None] - at) / width).square()
-    weight = torch.where(square < 36, torch.exp(-0.5 * square), 0.0)  # denormal numbers are slow
+    weight = torch.where(square < WINDOW_REACH**2, torch.exp(-0.5 * square), 0.0)  # denormal numbers are slow
     return (weight / (math.sqrt(2 * math.pi) * width)).float().to(device)
