@@ -23,6 +23,7 @@ STEPS = 2, 1  # on a fourth of the cells; on all, from where the former end
 SETTLED = 1e-5  # hop probability on a fourth of the cells, below which the others are not asked
 LIKELY = 12.0  # log odds within which candidates are judged on all cells
 DUELS = 4  # with the likeliest of the last one: two that show different parts are compared badly by way of a third
+MOST_CELLS = 2**22  # of all candidates that are fitted at once: some 0.5 GB
 CPU_CELLS = 60_000  # of all candidates at a time: what a processor's cache can hold
 SAME = 0.25  # of a period: candidates that end closer to each other are one
 
@@ -90,11 +91,10 @@ def _trial(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Affines, fields and log odds of candidates (n, k) a few steps on."""
     n, k = affines.shape[:2]
-    each = cells.select(torch.arange(n, device=affines.device).repeat_interleave(k))
-    settled = settle_pairs(each, moving, affines.flatten(0, 1), model, steps=steps, start_fields=fields.flatten(0, 1))
-    of_pair = lambda values: values.unflatten(0, (n, k))
-    residual, weight = (of_pair(images) for images in misfit(each, moving, *settled, model))
-    affines, fields = (of_pair(values) for values in settled)
+    at_once = max(1, MOST_CELLS // (n * cells.base[0].numel()))
+    parts = [slice(at, at + at_once) for at in range(0, k, at_once)]
+    found = [_settled(cells, moving, affines[:, p], fields[:, p], model, steps) for p in parts]
+    affines, fields, residual, weight = (torch.cat(values, dim=1) for values in zip(*found, strict=True))
     drift = geometry.drift_at_centre(affines, cells.grid.shape)
     against = torch.zeros(n, dtype=torch.long, device=affines.device)
     again, odds = torch.arange(n, device=affines.device), expected.clone()
@@ -111,6 +111,16 @@ def _trial(
             break
     odds[again] = expected[again]  # of those that beat each other in turn the images say nothing
     return affines, fields, _distinct(odds, affines, cells, scales)
+
+
+def _settled(
+    cells: ReferenceCells, moving: PreparedFrames, affines: Tensor, fields: Tensor, model: FitModel, steps: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Affines, fields, residuals and weights of candidates (n, k) a few steps on."""
+    n, k = affines.shape[:2]
+    each = cells.select(torch.arange(n, device=affines.device).repeat_interleave(k))
+    settled = settle_pairs(each, moving, affines.flatten(0, 1), model, steps=steps, start_fields=fields.flatten(0, 1))
+    return tuple(values.unflatten(0, (n, k)) for values in (*settled, *misfit(each, moving, *settled, model)))
 
 
 def _first(winner: Tensor, count: int) -> Tensor:
