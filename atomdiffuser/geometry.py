@@ -64,10 +64,14 @@ def invert(b_from_a: Tensor) -> Tensor:
 
 def of_finer_pixels(b_from_a: Tensor, factor: int) -> Tensor:
     """Affines (…, 3, 3) of frames whose pixels, `factor` along each axis, had been added up."""
-    scale = torch.eye(3, dtype=b_from_a.dtype, device=b_from_a.device)
-    scale[:2] *= factor
-    scale[:2, 2] = (factor - 1) / 2  # the centre of the first pixel
-    return scale @ b_from_a @ torch.linalg.inv(scale)
+    finer = _pixel_scale(factor, b_from_a)
+    return finer @ b_from_a @ torch.linalg.inv(finer)
+
+
+def of_coarser_pixels(b_from_a: Tensor, factor: int) -> Tensor:
+    """Affines (…, 3, 3) of frames after their pixels, `factor` along each axis, are added up."""
+    finer = _pixel_scale(factor, b_from_a)
+    return torch.linalg.inv(finer) @ b_from_a @ finer
 
 
 def apply_affine(b_from_a: Tensor, points: Tensor) -> Tensor:
@@ -159,6 +163,14 @@ def pixel_grid(
     """(y, x) of every pixel, (Y, X, 2)."""
     rows, columns = (torch.arange(n, dtype=dtype, device=device) for n in shape)
     return torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1)
+
+
+def _pixel_scale(factor: int, like: Tensor) -> Tensor:
+    """Where centres of added pixels lie among the pixels, (3, 3)."""
+    scale = torch.eye(3, dtype=like.dtype, device=like.device)
+    scale[:2] *= factor
+    scale[:2, 2] = (factor - 1) / 2  # the centre of the first pixel
+    return scale
 
 
 def _mean_flow(log_linear: Tensor) -> Tensor:

@@ -38,6 +38,7 @@ def test_motions_seen_in_added_pixels_are_those_of_the_frame() -> None:
     points = torch.tensor([[0.0, 0.0], [10.0, 7.0]], dtype=torch.float64)
     centre = lambda p: factor * p + (factor - 1) / 2  # of the pixels that were added up
     assert close(g.apply_affine(fine, centre(points)), centre(g.apply_affine(coarse, points)))
+    assert close(g.of_coarser_pixels(fine, factor), coarse)
 
 
 def test_the_six_numbers_are_listed_row_by_row() -> None:

@@ -28,7 +28,7 @@ LEAST_PROBABILITY = 0.1  # of the search, around its best turn and shift
 LARGEST_SIGMA_PX = 1.0
 WHOLE_BYTES_PER_PX, WINDOW_BYTES_PER_PX = 155.0, 60.0
 """Images of a pair that are needed at once, of the whole frames and of the window that the network sees; measured."""
-START_PX, LEAST_PERIOD_PX = 1024, 8.0  # sides of frames, and the lattice in them, that a start is taken from
+START_PX, LEAST_PERIOD_PX = 1024, 8.0  # sides of frames, and the lattice in them, that the network needs to see
 UNTRUSTED = "no common structure that the network could fix the drift by"
 
 
@@ -58,16 +58,15 @@ class Predictor:
         return PairRegistration(**joined, reason=[r for p in parts for r in p.reason])
 
     def _binning(self) -> int:
-        """Pixels along each axis that are added up for a start: as many as large frames and their lattice allow."""
+        """Pixels along each axis that are added up before the network looks: as many as large frames and their lattice
+        allow.
+        """
         longest = max(self.source.shape)
         finest = (self.source.scales.period_px or longest) // LEAST_PERIOD_PX
         return max(1, int(min(longest // START_PX, finest)))
 
     def _look(self, pairs: Sequence[tuple[int, int]], binning: int) -> PairRegistration:
-        reference, moving = self._stacks(pairs)
-        if binning > 1:
-            reference, moving = (binning**2 * F.avg_pool2d(f[:, None], binning)[:, 0] for f in (reference, moving))
-        frames = pair_frames(reference, moving, gain_e=self._gain_e())
+        frames = pair_frames(*self._stacks(pairs, binning), gain_e=self._gain_e())
         with torch.no_grad():
             found = self.model.estimate_drift(frames, tiles=plan_tiles(frames.shape, window_for(frames.shape)))
         covariance = motion_covariance(found.normal_matrices[-1], frames.shape)
@@ -92,18 +91,29 @@ class Predictor:
         return torch.where(good[:, None, None], found.moving_from_reference, torch.nan)
 
     def predict(self, pairs: Sequence[tuple[int, int]], drift: Tensor | None = None) -> PairPrediction:
-        """Drift and decay of pairs of frame numbers; `drift` (n, 3, 3) where it is known already."""
-        window_px = window_for(self.source.shape)
-        return self.model.predict(*self._stacks(pairs), gain_e=self._gain_e(), drift=drift, window_px=window_px)
+        """Drift and decay of pairs of frame numbers; `drift` (n, 3, 3) where it is known already.
+
+        The decay of large frames is looked for with pixels added up, as a start is.
+        """
+        binning = 1 if drift is None else self._binning()
+        counts = self._stacks(pairs, binning)
+        if binning > 1:
+            drift = geometry.of_coarser_pixels(drift, binning)
+        window_px = window_for(counts[0].shape[-2:])
+        found = self.model.predict(*counts, gain_e=self._gain_e(), drift=drift, window_px=window_px)
+        return found if binning == 1 else found.of_finer_pixels(binning, self.source.shape)
 
     def decay_maps(self, pairs: Sequence[tuple[int, int]], drift: Tensor, *, stride: int = 4) -> DecayMaps:
         """Maps of aligned pairs, `stride` times coarser than the frames (cell means)."""
         return decay_maps(self.predict(pairs, drift), stride)
 
-    def _stacks(self, pairs: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-        """Counts above the dark level (n, Y, X) of the references and of the moving frames; NaN stays."""
+    def _stacks(self, pairs: Sequence[tuple[int, int]], binning: int = 1) -> tuple[Tensor, Tensor]:
+        """Counts above the dark level (n, Y, X) of the references and of the moving frames, `binning` pixels along each
+        axis added up; NaN stays.
+        """
         first, second = zip(*pairs, strict=True)
-        counts = {k: self.source.counts(k) for k in dict.fromkeys((*first, *second))}
+        added = lambda frame: frame if binning == 1 else binning**2 * F.avg_pool2d(frame[:, None], binning)[:, 0]
+        counts = {k: added(self.source.counts(k)) for k in dict.fromkeys((*first, *second))}
         stack = lambda side: torch.cat([counts[k] for k in side]) if len(side) > 1 else counts[side[0]]
         return stack(first), stack(second)
 

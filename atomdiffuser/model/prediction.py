@@ -168,6 +168,18 @@ class PairPrediction:
         seen = (y > -slack) & (y < self.shape[0] - 1 + slack) & (x > -slack) & (x < self.shape[1] - 1 + slack)
         return torch.where(seen, result, torch.nan)
 
+    def of_finer_pixels(self, factor: int, shape: tuple[int, int]) -> PairPrediction:
+        """The same for frames of `shape` whose pixels, `factor` along each axis, had been added up to those seen."""
+        cells = tuple(-(-size // MAP_STRIDE) for size in shape)
+        smoothly = dict(scale_factor=factor, mode="bilinear", align_corners=False)
+        finer = lambda images, size, **how: _extended(F.interpolate(images.float(), **how), size)
+        nearest = dict(scale_factor=factor)
+        return PairPrediction(
+            geometry.of_finer_pixels(self.moving_from_reference, factor), self.normal_matrix / factor**2,
+            self.shift_probability, finer(self.rates, cells, **smoothly), finer(self.log_sigma, cells, **smoothly),
+            finer(self.known, cells, **nearest) > 0.5, finer(self.seen[:, None], shape, **nearest)[:, 0] > 0.5, shape,
+        )  # fmt: skip
+
     def _maps_at(self, tau: Tensor, kinetics: Kinetics) -> tuple[list[Tensor], list[Tensor]]:
         """Values and σ of both maps, (m, n, Y, X) each, also outside the overlap."""
         if kinetics not in get_args(Kinetics):
@@ -193,6 +205,12 @@ class PairPrediction:
 
     def _masked(self, maps: Tensor, witness: int) -> Tensor:
         return torch.where(self.full_known(witness), maps, torch.nan)
+
+
+def _extended(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """(n, k, *size): cut off, or the last row and column repeated, where the size is no multiple of the factor."""
+    missing = [max(0, want - have) for want, have in zip(size, images.shape[-2:], strict=True)]
+    return F.pad(images, (0, missing[1], 0, missing[0]), mode="replicate")[..., : size[0], : size[1]]
 
 
 def motion_at(moving_from_reference: Tensor, tau: Tensor) -> Tensor:
