@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,8 @@ LEAST_PROBABILITY = 0.1  # of the search, around its best turn and shift
 LARGEST_SIGMA_PX = 1.0
 WHOLE_BYTES_PER_PX, WINDOW_BYTES_PER_PX = 155.0, 60.0
 """Images of a pair that are needed at once, of the whole frames and of the window that the network sees; measured."""
-START_PX, LEAST_PERIOD_PX = 1024, 8.0  # sides of frames, and the lattice in them, that the network needs to see
+LARGE_PX, FEW_E = 1024, 5.0  # where adding up pixels begins: twice that long, and so few electrons a pixel on average
+LEAST_PERIOD_PX, SMALLEST_PX = 6.0, 64  # what has to be left of the lattice, and of the frame
 UNTRUSTED = "no common structure that the network could fix the drift by"
 
 
@@ -57,13 +58,15 @@ class Predictor:
         joined = {name: torch.cat([getattr(p, name) for p in parts]) for name in tensors}
         return PairRegistration(**joined, reason=[r for p in parts for r in p.reason])
 
-    def _binning(self) -> int:
-        """Pixels along each axis that are added up before the network looks: as many as large frames and their lattice
-        allow.
+    @cached_property
+    def binning(self) -> int:
+        """Pixels along each axis that are added up before the network looks: two at few electrons, and as many as large
+        frames suggest, as far as the lattice allows.
         """
-        longest = max(self.source.shape)
+        longest, mean = max(self.source.shape), float(self.source.raw(self.source.usable[0]).mean())
+        wanted = max(longest // LARGE_PX, 2 if mean * self._gain_e() < FEW_E else 1)
         finest = (self.source.scales.period_px or longest) // LEAST_PERIOD_PX
-        return max(1, int(min(longest // START_PX, finest)))
+        return max(1, int(min(wanted, finest, longest // SMALLEST_PX)))
 
     def _look(self, pairs: Sequence[tuple[int, int]], binning: int) -> PairRegistration:
         frames = pair_frames(*self._stacks(pairs, binning), gain_e=self._gain_e())
@@ -83,9 +86,9 @@ class Predictor:
     def starts(self, pairs: Sequence[tuple[int, int]], options: FitOptions) -> Tensor:
         """moving_from_reference (n, 3, 3) for the fit; NaN where the network does not trust it or it is too long.
 
-        Large frames are looked at with their pixels added up: a start needs no more, and takes a fourth of the time.
+        Pixels are added up as `binning` says: a start needs no more.
         """
-        found = self._in_parts(pairs, self._binning())
+        found = self._in_parts(pairs, self.binning)
         length = geometry.drift_at_centre(found.moving_from_reference, self.source.shape).norm(dim=-1)
         good = found.valid & (length <= options.max_shift_px)
         return torch.where(good[:, None, None], found.moving_from_reference, torch.nan)
@@ -93,9 +96,9 @@ class Predictor:
     def predict(self, pairs: Sequence[tuple[int, int]], drift: Tensor | None = None) -> PairPrediction:
         """Drift and decay of pairs of frame numbers; `drift` (n, 3, 3) where it is known already.
 
-        The decay of large frames is looked for with pixels added up, as a start is.
+        Where the drift is known, the decay is looked for with pixels added up as `binning` says.
         """
-        binning = 1 if drift is None else self._binning()
+        binning = 1 if drift is None else self.binning
         counts = self._stacks(pairs, binning)
         if binning > 1:
             drift = geometry.of_coarser_pixels(drift, binning)

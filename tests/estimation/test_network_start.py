@@ -1,4 +1,4 @@
-"""What the network sees of large frames: pixels added up; what it says is of the frame's own pixels."""
+"""What the network sees of large frames and of few electrons: pixels added up; it answers in the frame's own pixels."""
 
 from __future__ import annotations
 
@@ -27,17 +27,23 @@ def starts(particle) -> torch.Tensor:
 def test_added_pixels_give_nearly_the_same_start(particle, monkeypatch) -> None:
     true = torch.as_tensor(particle.frame_from_reference[1:])
     assert error_px(starts(particle), true, SHAPE)[0] < 0.5
-    monkeypatch.setattr(predict, "START_PX", 144)
+    monkeypatch.setattr(predict, "LARGE_PX", 144)
     monkeypatch.setattr(predict, "LEAST_PERIOD_PX", 3.0)
-    assert Predictor.of(source(particle))._binning() == 2
+    assert Predictor.of(source(particle)).binning == 2
     assert error_px(starts(particle), true, SHAPE)[0] < 1.0
 
 
 def test_pixels_are_not_added_where_the_lattice_would_drown(monkeypatch) -> None:
-    monkeypatch.setattr(predict, "START_PX", 64)
+    monkeypatch.setattr(predict, "LARGE_PX", 64)
     fine = source(series("SrTiO3", n_frames=2, shape=SHAPE, damage="none", pixel_size_nm=0.04, seed=1))
     assert fine.scales.period_px is not None and fine.scales.period_px < 16
-    assert Predictor.of(fine)._binning() == 1
+    assert Predictor.of(fine).binning == 1
+
+
+def test_few_electrons_are_added_up() -> None:
+    view = dict(n_frames=2, shape=SHAPE, damage="none", pixel_size_nm=0.03, seed=1)
+    assert Predictor.of(source(series("SrTiO3", electrons_per_px=5.0, **view))).binning == 2
+    assert Predictor.of(source(series("SrTiO3", electrons_per_px=40.0, **view))).binning == 1
 
 
 def test_added_pixels_give_as_good_maps(monkeypatch) -> None:
@@ -47,8 +53,8 @@ def test_added_pixels_give_as_good_maps(monkeypatch) -> None:
     src = source(s)
     drift = torch.as_tensor(s.frame_from_reference[5:])
     whole = Predictor.of(src).predict([(0, 5)], drift)
-    monkeypatch.setattr(predict, "START_PX", 100)
-    assert Predictor.of(src)._binning() == 2
+    monkeypatch.setattr(predict, "LARGE_PX", 100)
+    assert Predictor.of(src).binning == 2
     added = Predictor.of(src).predict([(0, 5)], drift)
     true = float(torch.as_tensor(s.contrast[5]).mean() / torch.as_tensor(s.contrast[0]).mean())
     for found in (whole, added):
