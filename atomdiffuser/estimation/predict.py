@@ -28,8 +28,8 @@ LEAST_PROBABILITY = 0.1  # of the search, around its best turn and shift
 LARGEST_SIGMA_PX = 1.0
 WHOLE_BYTES_PER_PX, WINDOW_BYTES_PER_PX = 155.0, 60.0
 """Images of a pair that are needed at once, of the whole frames and of the window that the network sees; measured."""
-LARGE_PX, FEW_E = 1024, 5.0  # where adding up pixels begins: twice that long, and so few electrons a pixel on average
-LEAST_PERIOD_PX, SMALLEST_PX = 6.0, 64  # what has to be left of the lattice, and of the frame
+LARGE_PX = 1024  # frames twice that long are seen with pixels added up, …
+LEAST_PERIOD_PX, FEW_E = 6.0, 5.0  # … where so much is left of a lattice's period, and not with fewer electrons a pixel
 UNTRUSTED = "no common structure that the network could fix the drift by"
 
 
@@ -60,13 +60,14 @@ class Predictor:
 
     @cached_property
     def binning(self) -> int:
-        """Pixels along each axis that are added up before the network looks: two at few electrons, and as many as large
-        frames suggest, as far as the lattice allows.
+        """Pixels along each axis that are added up before the network looks: as many as large frames and their lattice
+        allow. Not of few electrons, where its σ of the contrast would then be too small.
         """
-        longest, mean = max(self.source.shape), float(self.source.raw(self.source.usable[0]).mean())
-        wanted = max(longest // LARGE_PX, 2 if mean * self._gain_e() < FEW_E else 1)
-        finest = (self.source.scales.period_px or longest) // LEAST_PERIOD_PX
-        return max(1, int(min(wanted, finest, longest // SMALLEST_PX)))
+        mean_e = float(self.source.raw(self.source.usable[0]).mean()) * self._gain_e()
+        period_px = self.source.scales.period_px
+        if period_px is None or mean_e < FEW_E:
+            return 1
+        return max(1, min(max(self.source.shape) // LARGE_PX, int(period_px // LEAST_PERIOD_PX)))
 
     def _look(self, pairs: Sequence[tuple[int, int]], binning: int) -> PairRegistration:
         frames = pair_frames(*self._stacks(pairs, binning), gain_e=self._gain_e())

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from atomdiffuser import geometry
 from atomdiffuser.errors import StoreError
-from atomdiffuser.estimation.api import estimate_pairs
+from atomdiffuser.estimation.api import MAPS, estimate_pairs
 from atomdiffuser.estimation.local_regression import BANDWIDTHS_PX, DecayMaps, estimate_decay_maps, full_resolution
 from atomdiffuser.estimation.noise import NoiseModel
 from atomdiffuser.estimation.prepare import prepare_frames
@@ -33,21 +33,24 @@ def network_method(model: AtomDiffuser, *, given_drift: bool = False) -> Method:
 
 
 def refined_method(model: AtomDiffuser, weights: str) -> Method:
-    """As `estimate_pairs` does it: the network's drift refined by the statistical fit, and its maps at what that found.
+    """`estimate_pairs`: the network's drift refined by the statistical fit, and the maps at what that found.
 
-    Where the fit says that it failed, the network's drift stands. `weights` are those of `model`.
+    Where the fit says that it failed, the network alone stands. `weights` are those of `model`.
     """
 
     def estimate(pairs: PairBatch) -> Answer:
-        drift = network_method(model)(pairs).moving_from_reference.clone()
+        alone = network_method(model)(pairs)
+        columns = [alone.moving_from_reference.clone(), *(getattr(alone, name).clone() for name in MAPS)]
         for k in range(len(pairs)):
             found = estimate_pairs(
-                pairs.reference[k].cpu().numpy(), pairs.moving[k].cpu().numpy(), maps=False, weights=weights,
-                dark_level=float(pairs.dark_level[k]), gain_e=float(pairs.gain_e[k]), device=drift.device.type,
+                pairs.reference[k].cpu().numpy(), pairs.moving[k].cpu().numpy(), weights=weights,
+                dark_level=float(pairs.dark_level[k]), gain_e=float(pairs.gain_e[k]),
+                device=columns[0].device.type,
             )  # fmt: skip
             if found.valid[0]:
-                drift[k] = torch.as_tensor(found.moving_from_reference[0])
-        return _network_answer(model, pairs, drift)
+                for column, name in zip(columns, ("moving_from_reference", *MAPS), strict=True):
+                    column[k] = torch.as_tensor(getattr(found, name)[0]).to(column)
+        return Answer(*columns)
 
     return estimate
 
