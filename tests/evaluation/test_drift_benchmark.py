@@ -110,7 +110,7 @@ def test_files_and_comparison(tmp_path) -> None:
         assert (tmp_path / name).stat().st_size > 0
     table = pd.read_csv(tmp_path / "drift.csv")
     assert {"scikit-image", "HyperSpy", OURS, NOTHING} <= set(table["method"]) and (table["pairs"] == 2).all()
-    always_there = table["method"].isin(["scikit-image", "HyperSpy", OURS])  # two pairs are few beside eight lucky tools
+    always_there = table["method"].isin(["scikit-image", "HyperSpy", OURS])  # not all who may be
     comparison = compare_with_best_peer(table[always_there])
     assert (comparison["ours_over_best"] < 1.1).all() and OURS in text
     assert all("left out" in line or "series" in line for line in said)
