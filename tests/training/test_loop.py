@@ -77,7 +77,10 @@ def test_length_follows_from_the_speed(tmp_path, settings, monkeypatch):
 
 
 def test_one_batch_is_learned_quickly(settings):
-    """Sixty steps on the same four pairs: the drift error falls by half at least, the whole loss clearly."""
+    """Eighty steps on the same four pairs: the drift error falls to a third at least, the whole loss clearly.
+
+    From step to step they go up and down by a factor of two: the mean of the last ten counts.
+    """
     bright = replace(settings, batch=4, ranges=replace(settings.ranges, electrons=(100.0, 300.0)))
     model = build_network(bright)
     run = _Run(
@@ -85,11 +88,12 @@ def test_one_batch_is_learned_quickly(settings):
     )
     batch = run.source.at(0)
     run.source.at = lambda step: batch
-    losses = [run.step(k, 3e-3 * min(1, (k + 1) / 10)) for k in range(61)]
-    before, after = losses[0], losses[-1]
-    assert float(after["drift_px"]) < 0.5 * float(before["drift_px"])
-    assert float(after["search"]) < 0.6 * float(before["search"])
-    assert float(after["loss"]) < 0.3 * float(before["loss"])
+    losses = [run.step(k, 3e-3 * min(1, (k + 1) / 10)) for k in range(81)]
+    before = {name: float(value) for name, value in losses[0].items()}
+    after = {name: sum(float(step[name]) for step in losses[-10:]) / 10 for name in before}
+    assert after["drift_px"] < before["drift_px"] / 3
+    assert after["search"] < 0.4 * before["search"]
+    assert after["loss"] < 0.3 * before["loss"]
 
 
 def test_steps_do_not_depend_on_what_came_before(settings):
