@@ -1,4 +1,4 @@
-"""How often Snakemake looks for jobs to start: whenever one has ended, and once a second beside that.
+"""How often Snakemake looks for jobs to start: whenever one has ended, and once a second beside that; and how it ends.
 
 Its scheduler asks for another look a second later with every look, those at ended jobs included, so each job that ends
 begins a chain of its own. After some hundred jobs most of what Snakemake does is looking, on a core that jobs could
@@ -33,3 +33,17 @@ def look_once_a_second(scheduler: Any = None) -> None:
         threading.Timer(delay, look).start()
 
     setattr(scheduler, METHOD, schedule)
+
+
+def end_without_waiting_for_itself(scheduler: Any = None) -> None:
+    """Let SIGTERM note the end in a thread: its handler takes a lock, which the loop that it interrupts may hold."""
+    if scheduler is None:
+        from snakemake.scheduling.job_scheduler import JobScheduler as scheduler
+    note_the_end = getattr(scheduler, "exit_gracefully", None)
+    if note_the_end is None:
+        return
+
+    def exit_gracefully(self: Any, *signal: Any) -> None:
+        threading.Thread(target=note_the_end, args=(self, *signal)).start()
+
+    scheduler.exit_gracefully = exit_gracefully

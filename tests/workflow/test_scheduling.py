@@ -7,7 +7,7 @@ import time
 
 from snakemake.scheduling.job_scheduler import JobScheduler
 
-from atomdiffuser.workflow.scheduling import METHOD, look_once_a_second
+from atomdiffuser.workflow.scheduling import METHOD, end_without_waiting_for_itself, look_once_a_second
 
 DELAY_S = 0.1
 
@@ -48,3 +48,22 @@ def test_another_snakemake_is_left_alone() -> None:
     look_once_a_second(Without)
     look_once_a_second(Other)
     assert METHOD not in Without.__dict__ and Other.__dict__[METHOD] is before
+
+
+def test_sigterm_does_not_wait_for_the_lock_of_the_loop_that_it_interrupts() -> None:
+    class Loop:
+        def __init__(self) -> None:
+            self._lock, self.ended = threading.Lock(), threading.Event()
+
+        def exit_gracefully(self, *signal: object) -> None:
+            with self._lock:
+                self.ended.set()
+
+    end_without_waiting_for_itself(Loop)
+    loop = Loop()
+    with loop._lock:
+        handler = threading.Thread(target=loop.exit_gracefully, args=(15, None), daemon=True)
+        handler.start()
+        handler.join(5)
+        assert not handler.is_alive() and not loop.ended.is_set()
+    assert loop.ended.wait(5)

@@ -30,7 +30,7 @@ try:
     from atomdiffuser.workflow.package_path import package_path
     from atomdiffuser.workflow.quiet import calm
     from atomdiffuser.workflow.run_lock import claim
-    from atomdiffuser.workflow.scheduling import look_once_a_second
+    from atomdiffuser.workflow.scheduling import end_without_waiting_for_itself, look_once_a_second
     from atomdiffuser.workflow.series_list import (
         CACHE,
         LIST,
@@ -51,6 +51,7 @@ calm(logger, dry_run=workflow.output_settings.dryrun)
 if workflow.is_main_process and not IS_MODULE:
     end_run_in_order()
     look_once_a_second()
+    end_without_waiting_for_itself()
 
 # One line for whoever made a slip, before any job and without a traceback.
 try:
