@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -18,7 +19,8 @@ from torch import Tensor
 SPLINE_POLE = math.sqrt(3) - 2
 SPLINE_REACH = 14  # |pole|**14 < 1e-8
 SPLINES_A_SIGMA = 1.7  # of a wide blur
-BAND_ROWS = 64  # of a banded matrix, multiplied at once
+BAND_COLUMNS = 64  # of a banded matrix, beside its reach, that are multiplied at once
+NEGLIGIBLE = 1e-6  # of a banded matrix' largest number
 STRIP_PX = 2**17
 """Positions that a processor looks up at once: what is made on the way takes little memory, and stays in its cache."""
 
@@ -49,14 +51,32 @@ def chain_kernels(a: Tensor, b: Tensor) -> Tensor:
     return F.conv1d(a[None, None], b.flip(0)[None, None], padding=len(b) - 1)[0, 0]
 
 
-def banded_product(matrix: Tensor, images: Tensor, reach: int) -> Tensor:
-    """matrix @ images (…, k, m), for one (k, k) that is zero further than `reach` from its diagonal."""
-    size = len(matrix)
-    if size <= 2 * (BAND_ROWS + reach) or images.is_cuda:  # a GPU is quicker with all of it
-        return matrix @ images
-    firsts = range(0, size, BAND_ROWS)
-    spans = [(at, max(at - reach, 0), at + BAND_ROWS + reach) for at in firsts]
-    return torch.cat([matrix[at : at + BAND_ROWS, low:high] @ images[..., low:high, :] for at, low, high in spans], -2)
+@dataclass(frozen=True)
+class BandedMatrix:
+    """A matrix (l, k) that is next to nothing further than `reach` columns from the line between its corners."""
+
+    whole: Tensor
+    reach: int
+
+    @staticmethod
+    def of(whole: Tensor) -> BandedMatrix:
+        """Its band as it is seen in the matrix."""
+        rows, columns = whole.shape
+        row, column = torch.nonzero(whole.abs() > NEGLIGIBLE * whole.abs().max(), as_tuple=True)
+        return BandedMatrix(whole, int((column - row * columns // rows).abs().max()))
+
+    def __matmul__(self, images: Tensor) -> Tensor:
+        """The product with images (…, k, m), without what lies outside the band."""
+        rows, columns = self.whole.shape
+        if columns <= 2 * (BAND_COLUMNS + self.reach) or images.is_cuda:  # a GPU is quicker with all of it
+            return self.whole.to(images.dtype) @ images
+        matrix, step = self.whole.to(images.dtype), max(1, BAND_COLUMNS * rows // columns)
+        parts = []
+        for row in range(0, rows, step):
+            first, last = (k * columns // rows for k in (row, row + step))
+            near = slice(max(first - self.reach, 0), last + self.reach + 1)
+            parts.append(matrix[row : row + step, near] @ images[..., near, :])
+        return torch.cat(parts, -2)
 
 
 def filter_separable(images: Tensor, kernel_y: Tensor, kernel_x: Tensor) -> Tensor:
@@ -70,14 +90,16 @@ def smooth(images: Tensor, sigma_px: float) -> Tensor:
     if any(pair is None for pair in pairs):
         kernel = gaussian_kernel(sigma_px)
         return filter_separable(images, kernel, kernel)
-    (fine_y, coarse_y), (fine_x, coarse_x) = ([m.to(images.dtype) for m in pair] for pair in pairs)
-    return fine_y @ (coarse_y @ images @ coarse_x.T) @ fine_x.T
+    for step in (0, 1):  # to coefficients along y and x, then from these
+        for pair in pairs:
+            images = (pair[step] @ images).mT
+    return images.contiguous()
 
 
 @lru_cache(maxsize=64)
-def _coarse_blur(size: int, sigma_px: float, device: str) -> tuple[Tensor, Tensor] | None:
-    """Spline functions (size, k) and what makes their coefficients (k, size), whose product is the blur along an axis
-    to a few parts in 10 000; None where that saves nothing.
+def _coarse_blur(size: int, sigma_px: float, device: str) -> tuple[BandedMatrix, BandedMatrix] | None:
+    """What makes the coefficients (k, size) of splines, and the splines (size, k): their product is the blur along an
+    axis to a few parts in 10 000; None where that saves nothing.
     """
     knots = math.ceil((size - 1) * SPLINES_A_SIGMA / sigma_px) + 3 if sigma_px > 0 else size
     if knots > size / 3:
@@ -89,7 +111,14 @@ def _coarse_blur(size: int, sigma_px: float, device: str) -> tuple[Tensor, Tenso
     splines = torch.where(distance < 1, near, (2 - distance).clamp_min(0) ** 3 / 6)
     blur = _convolve(torch.eye(size, dtype=torch.float64)[None], gaussian_kernel(sigma_px), -2)[0]
     fitted = torch.linalg.solve(splines.T @ splines, splines.T @ blur)
-    return splines.float().to(device), fitted.float().to(device)
+    return BandedMatrix.of(fitted.float().to(device)), BandedMatrix.of(splines.float().to(device))
+
+
+def near(mask: Tensor, reach_px: int) -> Tensor:
+    """Pixels of (n, Y, X) that have one of the mask within so many rows and columns, bool."""
+    size = 2 * reach_px + 1
+    along_y = F.max_pool2d(mask.float()[:, None], (size, 1), 1, (reach_px, 0))
+    return F.max_pool2d(along_y, (1, size), 1, (0, reach_px))[:, 0] > 0
 
 
 def affine_coordinates(b_from_a: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:

@@ -174,10 +174,28 @@ def test_a_batch_gives_what_each_image_gives(image) -> None:
     assert torch.allclose(together, alone, atol=1e-6)
 
 
-def test_a_banded_product_is_the_whole_product() -> None:
+@pytest.mark.parametrize("rows", [300, 77, 411])
+def test_a_banded_matrix_gives_the_whole_product(rows: int) -> None:
     generator = torch.Generator().manual_seed(3)
-    at, reach = torch.arange(300), 17
-    matrix = torch.where((at[:, None] - at).abs() <= reach, torch.rand(300, 300, generator=generator), 0.0).double()
+    line = torch.arange(rows)[:, None] * 300 // rows
+    distance = (line - torch.arange(300)).abs()
+    matrix = torch.where(distance <= 17, torch.rand(rows, 300, generator=generator), 0.0).double()
     images = torch.rand(2, 3, 300, 41, generator=generator).double()
-    assert torch.allclose(ip.banded_product(matrix, images, reach), matrix @ images, rtol=1e-12)
-    assert not torch.allclose(ip.banded_product(matrix, images, 3), matrix @ images, rtol=1e-3)  # it does leave out
+    banded = ip.BandedMatrix.of(matrix)
+    assert banded.reach == 17
+    assert torch.allclose(banded @ images, matrix @ images, rtol=1e-12)
+    assert not torch.allclose(ip.BandedMatrix(matrix, 3) @ images, matrix @ images, rtol=1e-3)  # it does leave out
+
+
+def test_wide_blurs_are_those_of_the_kernel() -> None:
+    image = torch.rand(1, 300, 411, generator=torch.Generator().manual_seed(4))
+    kernel = ip.gaussian_kernel(9.0)
+    assert (ip.smooth(image, 9.0) - ip.filter_separable(image, kernel, kernel)).abs().max() < 5e-4 * image.std()
+
+
+def test_near_reaches_as_far_along_rows_as_along_columns() -> None:
+    mask = torch.zeros(1, 9, 12, dtype=torch.bool)
+    mask[0, 4, 5] = True
+    expected = torch.zeros_like(mask)
+    expected[0, 2:7, 3:8] = True
+    assert torch.equal(ip.near(mask, 2), expected)

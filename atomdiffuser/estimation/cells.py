@@ -18,7 +18,7 @@ from atomdiffuser.estimation.clean_slopes import SlopeNoise, clean_slopes
 from atomdiffuser.estimation.noise import NoiseModel
 from atomdiffuser.estimation.prepare import PreparedFrames, noise_of, spline_blur_kernel
 from atomdiffuser.estimation.separable_bases import FrameBasis
-from atomdiffuser.interpolation import banded_product, chain_kernels
+from atomdiffuser.interpolation import BandedMatrix, chain_kernels
 
 SPLINE_VALUE = {1: (1 / 6, 4 / 6, 1 / 6), 2: (1 / 48, 23 / 48, 23 / 48, 1 / 48)}  # at a pixel, between two of them
 SPLINE_SLOPE = {1: (-1 / 2, 0.0, 1 / 2), 2: (-1 / 8, -5 / 8, 5 / 8, 1 / 8)}
@@ -167,8 +167,6 @@ class FilteredNoise:
     ----------
     covariance_y, covariance_x
         Of the cells along either axis, (Y', Y') and (X', X'); the product of both counts.
-    reach
-        Cells from one to another beyond which they share no noise.
     energy, slope_energy
         Variance of a value and of a slope.
     slope_and_value
@@ -177,9 +175,8 @@ class FilteredNoise:
         Its spectrum.
     """
 
-    covariance_y: Tensor
-    covariance_x: Tensor
-    reach: int
+    covariance_y: BandedMatrix
+    covariance_x: BandedMatrix
     energy: float
     slope_energy: float
     slope_and_value: float
@@ -200,12 +197,12 @@ class FilteredNoise:
         at_value, at_slope = (float(k[len(k) // 2]) for k in (value, slope))
         counts = len(grid.rows), len(grid.columns)
         power = SlopeNoise.of(counts, grid.stride, value, slope).to(grid.rows.device)
-        return cls(value_y.float(), value_x.float(), len(value) // 2, at_value**2, at_slope * at_value, mixed, power)
+        covariances = (BandedMatrix.of(along.float()) for along in (value_y, value_x))
+        return cls(*covariances, at_value**2, at_slope * at_value, mixed, power)
 
     def correlate(self, images: Tensor) -> Tensor:
         """V·images (…, Y', X'): what correlated noise makes of them."""
-        down = banded_product(self.covariance_y, images, self.reach)
-        return banded_product(self.covariance_x, down.mT, self.reach).mT
+        return (self.covariance_x @ (self.covariance_y @ images).mT).mT
 
 
 def _self_correlation(kernel: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from atomdiffuser.estimation.noise import NoiseModel
-from atomdiffuser.interpolation import filter_separable, gaussian_kernel
+from atomdiffuser.interpolation import filter_separable, gaussian_kernel, near
 
 HOT_SIGMAS = 12.0
 HOT_OVER_NEIGHBOURS = 2.5  # a probe that spans two pixels gives a neighbour at least half of the peak
@@ -56,7 +56,7 @@ def fill_faults(frame: Tensor, bad: Tensor) -> Tensor:
 def touched(bad: Tensor, filter_px: float) -> Tensor:
     """Pixels (1, Y, X) that the matched filter carries faulty ones to, bool."""
     reach = max(1, round(DILATION_SIGMAS * filter_px))
-    return F.max_pool2d(bad.float()[:, None], 2 * reach + 1, 1, reach)[:, 0] > 0
+    return near(bad, reach)
 
 
 def _either(a: Tensor | None, b: Tensor | None) -> Tensor | None:

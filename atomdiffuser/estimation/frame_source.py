@@ -71,6 +71,15 @@ class FrameSource:
         keep_freed_memory()
         return twin
 
+    def for_sample(self) -> FrameSource:
+        """The same frames, prepared for fits to the mean of many."""
+        scales = self.scales.for_sample()
+        if scales == self.scales:
+            return self
+        twin = copy.copy(self)
+        twin.scales, twin._cache, twin._at_hand = scales, OrderedDict(), {}
+        return twin
+
     def each(self, indices: Iterable[int]) -> Iterator[int]:
         """The numbers of frames one after the other, each frame read while the one before is worked on."""
         for (index,) in self.each_of((int(k),) for k in indices):

@@ -21,6 +21,8 @@ from atomdiffuser.estimation.register import FitOptions, register_from
 from atomdiffuser.estimation.template import aligned_part, sum_template
 
 LEAST_FRAMES = 3
+MANY_FRAMES = 8  # of which the mean is clean enough for the filter made for that
+STILL_PX = 0.05  # a round that moves frames by less (RMS over them) leaves the mean as it is, and nothing to the next
 LARGEST_CHANGE_SIGMAS = 6.0
 LARGEST_CHANGE_PX = 0.25
 
@@ -63,9 +65,17 @@ def refine_trajectory(
     refined = _not_refined(frame_from_reference)
     if len(frames) < LEAST_FRAMES:
         return refined
-    options = replace(options, shared_reference=True)
-    for _ in range(rounds):
-        refined = _one_round(source, refined.frame_from_reference, sigma_px, frames, origin, options, advance)
+    if len(frames) >= MANY_FRAMES:
+        source = source.for_sample()
+    options = replace(options, scales=source.scales, shared_reference=True)
+    for left in reversed(range(rounds)):
+        before = refined.frame_from_reference
+        refined = _one_round(source, before, sigma_px, frames, origin, options, advance)
+        moved = geometry.displacement_rms_px(refined.frame_from_reference[frames], before[frames], source.shape)
+        if float(moved.square().mean().sqrt()) < STILL_PX:
+            for _ in range(left * len(frames) if advance else 0):
+                advance()
+            break
     return refined
 
 

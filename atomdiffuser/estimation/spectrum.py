@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 FILTER_CANDIDATES_PX = (0.8, 1.0, 1.3, 1.6, 2.0, 2.5, 3.2, 4.0, 5.0)
 COARSE_BAND, COARSE_LOSS = 0.22, 0.03  # what lies above this frequency may be left to chance up to this share
 SLOPE_NOISE = 0.3  # of the noise's power in slopes, left in clean ones
+SAMPLE_SLOPE_NOISE = 0.03  # the same in slopes of the mean of ten frames
 WINDOW_PX = 256
 SMALLEST_WINDOW_PX = 96
 WINDOWS_PER_AXIS = 5
@@ -40,12 +42,20 @@ class ImageScales:
         Largest lattice period seen; None without a lattice.
     stride
         Between the pixels, along each axis, that say as much about drift as all of them do [px].
+    sample_filter_px
+        The matched filter's σ where frames are fitted to the mean of many, whose slopes hold hardly any noise: narrower
+        at few counts.
     """
 
     filter_px: float
     base_px: float
     period_px: float | None
     stride: int = 2
+    sample_filter_px: float | None = None
+
+    def for_sample(self) -> ImageScales:
+        """Those of fits to the mean of many frames."""
+        return replace(self, filter_px=self.sample_filter_px or self.filter_px)
 
 
 def measure_scales(frames: Tensor) -> ImageScales:
@@ -53,11 +63,14 @@ def measure_scales(frames: Tensor) -> ImageScales:
     power, frequency, floor = mean_power(frames)
     signal = _clear_signal(power, floor, frames.shape[0])
     period = lattice_period(frames)
-    filter_px = _matched_width(signal, frequency, floor)
+    filter_px = _matched_width(signal, frequency, floor, SLOPE_NOISE, FILTER_CANDIDATES_PX)
+    stride = _stride(signal, frequency, filter_px)
+    narrower = [w for w in FILTER_CANDIDATES_PX if w <= filter_px and _stride(signal, frequency, w) <= stride]
+    to_sample_px = _matched_width(signal, frequency, floor, SAMPLE_SLOPE_NOISE, narrower, stride)
     shorter = min(frames.shape[-2:])
     base = 0.55 * period if period else shorter / 10
     base = float(min(max(base, 2 * filter_px, 3.0), shorter / 6))
-    return ImageScales(filter_px, base, period, _stride(signal, frequency, filter_px))
+    return ImageScales(filter_px, base, period, stride, to_sample_px)
 
 
 def lattice_noise_energy(scales: ImageScales) -> float:
@@ -97,21 +110,29 @@ def _clear_signal(power: Tensor, floor: float, n_frames: int) -> Tensor:
     return torch.where(smoothed > floor * (1 + 8 / (5 * n_frames) ** 0.5), power - floor, 0.0)
 
 
-def _matched_width(signal: Tensor, frequency: Tensor, floor: float) -> float:
-    """σ that minimises the predicted variance of a shift between two noisy frames.
+def _matched_width(
+    signal: Tensor, frequency: Tensor, floor: float, slope_noise: float, candidates: Sequence[float], stride: int = 1
+) -> float:
+    """The σ of `candidates` that minimises the predicted variance of a shift between two noisy frames.
 
-    For a filter H the variance is Σ f²(2SN + cN²)|H|⁴ / (Σ f² S|H|²)², S and N the powers of signal and noise in a
-    frame, c the share of the slopes' noise that cleaning them leaves.
+    For a filter H the variance is Σ f²(2SN + cN²)|H|²|H̃|² / (Σ f² S|H|²)², S and N the powers of signal and noise in a
+    frame, c the share `slope_noise` of the slopes' noise that cleaning them leaves, and |H̃|² the sum of |H|² over the
+    frequencies that cells of `stride` px cannot tell apart.
     """
-    usable = frequency < 0.5
+    usable, fy, fx = frequency < 0.5, frequency[:, 0], frequency[0]
 
     def variance(sigma: float) -> float:
-        h2 = torch.exp(-((2 * math.pi * sigma * frequency) ** 2)) * usable
-        top = (frequency**2 * (2 * signal.clamp_min(0) * floor + SLOPE_NOISE * floor**2) * h2**2).sum()
+        passed = lambda y, x: torch.exp(-((2 * math.pi * sigma) ** 2) * (y[:, None] ** 2 + x**2))
+        h2 = passed(fy, fx) * usable
+        aliased = h2
+        if stride == 2:
+            other_y, other_x = fy - 0.5, fx - 0.5
+            aliased = h2 + passed(other_y, fx) + passed(fy, other_x) + passed(other_y, other_x)
+        top = (frequency**2 * (2 * signal.clamp_min(0) * floor + slope_noise * floor**2) * h2 * aliased).sum()
         bottom = (frequency**2 * signal * h2).sum() ** 2
         return float(top / bottom.clamp_min(1e-30))
 
-    return min(FILTER_CANDIDATES_PX, key=variance)
+    return min(candidates, key=variance)
 
 
 def _stride(signal: Tensor, frequency: Tensor, filter_px: float) -> int:

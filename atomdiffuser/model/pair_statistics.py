@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from atomdiffuser.interpolation import banded_product
+from atomdiffuser.interpolation import BandedMatrix
 from atomdiffuser.model.config import MAP_STRIDE
 from atomdiffuser.model.lattice_template import LatticeTemplate, lattice_template, without_mean
 from atomdiffuser.model.layers import full_precision
@@ -319,9 +319,7 @@ def _log_doubt(variance: Tensor) -> Tensor:
 def _window(cells: Tensor, width: float) -> Tensor:
     """Gaussian-weighted means of (n, k, y, x) around each cell; nothing lies beyond the frame."""
     rows, columns = (_weights(size, width, cells.device) for size in cells.shape[-2:])
-    reach = math.ceil(WINDOW_REACH * width)
-    down = banded_product(rows, cells, reach)
-    return banded_product(columns, down.mT, reach).mT
+    return (columns @ (rows @ cells).mT).mT
 
 
 def _whole(covered: Tensor) -> Tensor:
@@ -332,9 +330,9 @@ def _whole(covered: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def _weights(size: int, width: float, device: torch.device) -> Tensor:
+def _weights(size: int, width: float, device: torch.device) -> BandedMatrix:
     """(size, size): weight of each cell (column) in the window around another (row), along one axis."""
     at = torch.arange(size, dtype=torch.float64)
     square = ((at[:, None] - at) / width).square()
     weight = torch.where(square < WINDOW_REACH**2, torch.exp(-0.5 * square), 0.0)  # denormal numbers are slow
-    return (weight / (math.sqrt(2 * math.pi) * width)).float().to(device)
+    return BandedMatrix.of((weight / (math.sqrt(2 * math.pi) * width)).float().to(device))
