@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from atomdiffuser import geometry
 from atomdiffuser.estimation.cells import ReferenceCells
 from atomdiffuser.estimation.noise import NoiseModel
 from atomdiffuser.estimation.normal_matrix import NormalMatrix, both_directions
@@ -37,6 +38,7 @@ LARGEST_NOISE = 0.85  # that share of the normal matrix; a noise model that clai
 NORMAL_MATRIX_AT = (0, 1, 4, 10, 20)  # steps; it hardly changes near the end
 FEWEST_STEPS = 1  # after the first, the normal matrix knows the decay, which a good start does not bring along
 FAST, SLOWEST_GUESS = 0.3, 0.05  # how steps shrink from one to the next: where that foretells the next one
+STILL_SIGMAS = 0.1  # steps that go back and forth by less, as cells at the rim come and go, change nothing
 MISFIT_PX, MISFIT_BY_CHANCE = 8.0, 1.2  # misfit is averaged over so far; so many times the noise's is not above it
 LEAST_VARIANCE = 0.2  # of a pixel, as a share of the frame's mean variance
 
@@ -126,8 +128,8 @@ def fit_pairs(
         (n, 2, nodes, nodes) μ and κ to start from; intact by default.
     """
     problem = _Problem(reference, moving, model)
-    affine, fields, converged, normal = _settle(problem, start, start_fields, max_iterations, tolerance_px)
-    return problem.summarise(affine, fields, converged, normal if covariance else None)
+    affine, fields, last_px, normal = _settle(problem, start, start_fields, max_iterations, tolerance_px)
+    return problem.summarise(affine, fields, last_px, normal if covariance else None)
 
 
 def settle_pairs(
@@ -145,13 +147,13 @@ def _settle(
     problem: _Problem, start: Tensor, start_fields: Tensor | None, max_iterations: int, tolerance_px: float,
     *, trial: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, NormalMatrix]:  # fmt: skip
-    """Affines, fields, which pairs have converged, and their last normal matrices."""
+    """Affines, fields, the last step of pairs that have not settled [px], 0 of others, and the last normal matrices."""
     n = len(start)
     affine = start.to(problem.device, torch.float64).clone()
     fields = torch.ones(n, 2, *(2 * (problem.basis.nodes,)), dtype=torch.float64, device=problem.device)
     if start_fields is not None:
         fields = start_fields.to(fields).clone()
-    converged = torch.zeros(n, dtype=torch.bool, device=problem.device)
+    last_px = torch.full((n,), torch.inf, dtype=torch.float64, device=problem.device)
     active = torch.arange(n, device=problem.device)
     stride = _Stride(n, problem.device)
     part, latest = problem, None
@@ -173,13 +175,13 @@ def _settle(
         step = step * (LARGEST_STEP_PX / (size * stride.factor[active]).clamp_min(LARGEST_STEP_PX))[:, None]
         affine[active] = _moved(affine[active], step)
         fields[active] += change
+        last_px[active] = torch.where(settled, 0.0, size)
         if bool(settled.any()):
-            converged[active[settled]] = True
             active = active[~settled]
             if active.numel() == 0:
                 break
             part, normal = problem.at(active), normal.select(~settled)
-    return affine, fields, converged, latest
+    return affine, fields, last_px, latest
 
 
 def misfit(
@@ -298,13 +300,14 @@ class _Problem:
         step, change = normal.solve(motion, field)
         return step @ self.px_from_normalised.T, change.reshape(fields.shape)
 
-    def summarise(self, affine: Tensor, fields: Tensor, converged: Tensor, normal: NormalMatrix | None) -> PairFit:
+    def summarise(self, affine: Tensor, fields: Tensor, last_px: Tensor, normal: NormalMatrix | None) -> PairFit:
         """Quality of the final state, and its covariance where there is a normal matrix."""
         images = self.images(affine, fields)
         transform = self.px_from_normalised
         covariance = affine.new_full((len(affine), 6, 6), torch.inf)
         if normal is not None:
             covariance = transform @ self._covariance(images, normal) @ transform.T
+        sigma_px = geometry.displacement_sigma_px(covariance, self.shape)
         signal = self.reference.lattice
         observed = images.residual + images.contrast * signal
         weighted = images.weight * signal
@@ -318,7 +321,7 @@ class _Problem:
             contrast_nodes=fields[:, 1],
             correlation=total(weighted * observed) / energy.sqrt(),
             overlap=seen / (self.shape[0] * self.shape[1] * self.grid.share),
-            converged=converged,
+            converged=(last_px == 0) | (last_px < STILL_SIGMAS * sigma_px),
         )
 
     def images(self, affine: Tensor, fields: Tensor) -> _Images:

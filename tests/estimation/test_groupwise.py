@@ -99,6 +99,26 @@ def test_a_faint_frame_converges() -> None:
     assert found.valid[0], found.reason
 
 
+def test_steps_far_below_the_error_count_as_converged() -> None:
+    """At few counts, cells that come and go at the rim keep a fit stepping by hundredths of its σ for ever."""
+    s = series(**FADING, electrons_per_px=8.0)
+    src, true = source(s), torch.as_tensor(s.frame_from_reference)
+    options = FitOptions(src.noise, src.scales, tolerance_px=1e-9, max_iterations=4)
+    near = register_from(src.prepared([0]), src.prepared([1]), true[1:2], options)
+    assert near.valid[0] and error_px(near.moving_from_reference, true[1:2])[0] < 3 * float(near.displacement_sigma_px)
+
+
+def test_the_second_round_is_left_out_where_the_first_moved_nothing() -> None:
+    s = series(**FADING, electrons_per_px=500.0)
+    src, true = source(s), torch.as_tensor(s.frame_from_reference)
+    options, steps = FitOptions(src.noise, src.scales), []
+    once = refine_trajectory(src, true, SIGMA, 0, options, rounds=1)
+    start, count = once.frame_from_reference, lambda: steps.append(1)
+    twice = refine_trajectory(src, start, SIGMA, 0, options, rounds=5, advance=count)
+    single = refine_trajectory(src, start, SIGMA, 0, options, rounds=1)
+    assert torch.equal(twice.frame_from_reference, single.frame_from_reference) and len(steps) == 5 * N
+
+
 def test_what_jumps_is_not_believed_and_two_frames_are_left_alone() -> None:
     s = series(**FADING)
     src, true = source(s), torch.as_tensor(s.frame_from_reference)
