@@ -35,7 +35,7 @@ from atomdiffuser.io.store import (
 
 MAP_NAMES = ("intensity", "contrast", "intensity_sigma", "contrast_sigma", "coverage")
 COMPRESSION_LEVEL = 1
-STRIP_PX = 2**18
+STRIP_PX = 2**16
 _Neighbours = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -261,28 +261,30 @@ def interpolate_block_means(samples: np.ndarray, stride: int, frame_shape: tuple
     """
     rows, columns = (_neighbours(n, stride, size) for n, size in zip(samples.shape, frame_shape, strict=True))
     known = np.isfinite(samples)
-    filled = np.where(known, samples, 0.0).astype(np.float64)
+    widened = lambda values: _between(values.astype(np.float64), columns, 1)
+    filled, weight = widened(np.where(known, samples, 0.0)), None if known.all() else widened(known)
+    own_y, own_x = (np.where(w < 0.5, a, b) for a, b, w in (rows, columns))
     result = np.empty(frame_shape, np.float32)
     together = max(1, STRIP_PX // max(frame_shape[1], 1))
     for at in range(0, frame_shape[0], together):  # in double precision, so little at a time
         strip = slice(at, at + together)
-        result[strip] = _interpolated(filled, known, tuple(part[strip] for part in rows), columns)
+        here = tuple(part[strip] for part in rows)
+        if weight is None:
+            result[strip] = _between(filled, here, 0)
+            continue
+        with np.errstate(invalid="ignore", divide="ignore"):
+            result[strip] = _between(filled, here, 0) / _between(weight, here, 0)
+        result[strip][~known[np.ix_(own_y[strip], own_x)]] = np.nan
     return result
 
 
-def _interpolated(filled: np.ndarray, known: np.ndarray, rows: _Neighbours, columns: _Neighbours) -> np.ndarray:
-    """Pixels between samples, which count where `known`."""
-    (y0, y1, wy), (x0, x1, wx) = rows, columns
-
-    def interpolate(values: np.ndarray) -> np.ndarray:
-        along = values[y0] * (1 - wy)[:, None] + values[y1] * wy[:, None]
-        return along[:, x0] * (1 - wx) + along[:, x1] * wx
-
-    weight = interpolate(known.astype(np.float64))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        result = interpolate(filled) / weight
-    own_y, own_x = (np.where(w < 0.5, a, b) for a, b, w in ((y0, y1, wy), (x0, x1, wx)))
-    result[~known[np.ix_(own_y, own_x)]] = np.nan
+def _between(values: np.ndarray, neighbours: _Neighbours, axis: int) -> np.ndarray:
+    """Values between samples along an axis."""
+    first, second, weight = neighbours
+    result, step = values.take(first, axis), values.take(second, axis)
+    step -= result
+    step *= weight[:, None] if axis == 0 else weight
+    result += step
     return result
 
 
