@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 
 from atomdiffuser.errors import ShapeError
 
@@ -79,10 +80,11 @@ class RegionSet:
         rows, columns = (np.arange(n) // size for n in (height, width))
         block = rows[:, None] * (int(columns.max()) + 1) + columns[None, :]
         inside = self.atoms >= 0
-        pairs, number = np.unique(np.stack([self.atoms[inside], block[inside]]), axis=1, return_inverse=True)
+        blocks = int(block[-1, -1]) + 1
+        pairs, number = _numbered(self.atoms[inside] * blocks + block[inside])
         atoms = np.full_like(self.atoms, -1)
-        atoms[inside] = np.ravel(number)
-        return replace(self, atoms=atoms, membership=self.membership[:, pairs[0]])
+        atoms[inside] = number
+        return replace(self, atoms=atoms, membership=self.membership[:, pairs // blocks])
 
 
 def grid_regions(shape: tuple[int, int], grid: tuple[int, int]) -> RegionSet:
@@ -119,8 +121,8 @@ def join_regions(shape: tuple[int, int], masks: Sequence[RegionMask]) -> RegionS
         key = np.zeros(shape, np.int64)
         for bit, m in enumerate(masks[at : at + BITS]):
             key |= m.mask.astype(np.int64) << (BITS - 1 - bit)
-        key = np.unique(key, return_inverse=True)[1].reshape(shape)
-        atoms = np.unique(atoms * (key.max() + 1) + key, return_inverse=True)[1].reshape(shape)
+        key = _numbered(key)[1]
+        atoms = _numbered(atoms * (key.max() + 1) + key)[1]
     atoms = atoms.max() - atoms  # descending: those of the first regions come first, pixels outside all come last
     first = np.unique(atoms, return_index=True)[1]
     membership = np.array([m.mask.ravel()[first] for m in masks]).reshape(len(masks), len(first))
@@ -135,6 +137,12 @@ def block_size_px(period_px: float | None, shape: tuple[int, int]) -> int:
     """Side of the blocks that noise is judged by: at least a lattice period, and no more blocks than tell something."""
     fewest = math.ceil(math.sqrt(shape[0] * shape[1] / MOST_BLOCKS))
     return max(SMALLEST_BLOCK_PX, math.ceil(period_px or 0.0), fewest)
+
+
+def _numbered(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct values in ascending order, and which of them each value is, in the shape of the values."""
+    number, distinct = pd.factorize(values.ravel(), sort=True)  # by a table, where np.unique sorts all values
+    return distinct, number.reshape(values.shape)
 
 
 def _bounds(mask: np.ndarray) -> tuple[int, int, int, int]:
