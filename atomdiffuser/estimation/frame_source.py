@@ -116,11 +116,7 @@ class FrameSource:
 
     def raw(self, index: int) -> Tensor:
         """Frame (1, Y, X) float32, counts above the dark level; not-a-number pixels become the frame's mean."""
-        frame = self.counts(index)
-        if not all_finite(frame):
-            bad = ~torch.isfinite(frame)
-            frame[bad] = frame[~bad].mean() if not bool(bad.all()) else 0.0
-        return frame
+        return _without_gaps(self.counts(index))
 
     def counts(self, index: int) -> Tensor:
         """Frame (1, Y, X) float32, counts above the dark level, as it is."""
@@ -169,10 +165,11 @@ class FrameSource:
 
     def _prepare(self, index: int) -> PreparedFrames:
         """One frame, what is faulty in it filled and unknown to the fit."""
-        bad = find_faults(self.counts(index), self.noise)
+        frame = self.counts(index)
+        bad = find_faults(frame, self.noise)
         if bad is None:
-            return prepare_frames(self.raw(index), self.scales)
-        prepared = prepare_frames(fill_faults(self.raw(index), bad), self.scales)
+            return prepare_frames(frame, self.scales)
+        prepared = prepare_frames(fill_faults(_without_gaps(frame), bad), self.scales)
         unknown = touched(bad, self.scales.filter_px)
         return replace(prepared, noise_share=torch.where(unknown, torch.inf, prepared.noise_share))
 
@@ -225,6 +222,14 @@ class FrameSource:
             host = room() / (HOST_BYTES_PER_PX * pixels)
             return max(1, int(min(0.5 * free / (BYTES_PER_PX * pixels), host)))
         return max(1, int(min(CPU_BATCH_PX, room() / BYTES_PER_PX) // pixels))
+
+
+def _without_gaps(frame: Tensor) -> Tensor:
+    """A frame whose not-a-number pixels have become its mean, in place."""
+    if not all_finite(frame):
+        bad = ~torch.isfinite(frame)
+        frame[bad] = frame[~bad].mean() if not bool(bad.all()) else 0.0
+    return frame
 
 
 def _blank(frame: np.ndarray) -> str:
