@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
 import torch
 
 from atomdiffuser.config import DamageSettings, DecaySettings
+from atomdiffuser.damage.atom_sums import strips
 from atomdiffuser.damage.balance import Balanced, as_they_are, balance
 from atomdiffuser.damage.mixture import consistent
 from atomdiffuser.damage.observables import Observables, observe, sum_frame, unsure_lattice
 from atomdiffuser.damage.regions import RegionSet, block_size_px
 from atomdiffuser.damage.signals import Z95
-from atomdiffuser.damage.template import Template, frame_weight, make_template, typical
+from atomdiffuser.damage.template import Template, TemplateOnFrame, frame_weight, make_template, typical
 from atomdiffuser.estimation.frame_source import FrameSource
 from atomdiffuser.estimation.local_regression import estimate_decay_maps, full_resolution
 from atomdiffuser.estimation.prepare import PreparedFrames
@@ -105,6 +107,16 @@ class Measurement:
         return ratio, np.where(np.isfinite(ratio), spread, np.nan)
 
 
+class Onlooker(Protocol):
+    """Tells something else from the frames that `measure_regions` comes to."""
+
+    def begin(self, template: Template, regions: RegionSet) -> None:
+        """Called once before the first frame, with the regions cut into blocks."""
+
+    def look(self, index: int, seen: TemplateOnFrame) -> None:
+        """Called with what the template shows of raw frame `index`."""
+
+
 def measure_regions(
     source: FrameSource,
     frame_from_reference: np.ndarray,
@@ -114,6 +126,7 @@ def measure_regions(
     settings: DamageSettings,
     progress: Callable[[int, int], None] | None = None,
     maps_of: Callable[[int], tuple[np.ndarray, np.ndarray]] | None = None,
+    onlooker: Onlooker | None = None,
 ) -> Measurement:
     """Measure every region in every frame, on raw pixels.
 
@@ -126,6 +139,8 @@ def measure_regions(
     maps_of
         Gives the maps of intensity and contrast of a frame, (Y, X) each, on the reference grid; by default they are
         estimated here.
+    onlooker
+        Is shown every valid frame too.
     """
     affines = torch.as_tensor(frame_from_reference)
     usable = [int(k) for k in np.flatnonzero(valid)]
@@ -143,8 +158,13 @@ def measure_regions(
     regions = regions.with_blocks(block)
     n_frames, n_atoms = len(valid), regions.membership.shape[1]
     sums: dict[str, np.ndarray] = {}
+    further = {}
+    if onlooker is not None:
+        onlooker.begin(template, regions)
+        further["look"] = onlooker.look
     for k in source.each(usable):
-        found = sum_frame(source, k, affines[k], tuple(_filled(v, source) for v in given(k)), template, regions)
+        maps = tuple(_filled(v, source) for v in given(k))
+        found = sum_frame(source, k, affines[k], maps, template, regions, **further)
         for name, values in found.items():
             sums.setdefault(name, np.full((n_frames, n_atoms), np.nan))[k] = values
         advance()
@@ -183,7 +203,9 @@ def _add_frame(total: TemplateSum, mixture: torch.Tensor, maps, part: TemplateSu
     weight = frame_weight(maps[1])
     total.add(part, weight)
     for mixed, values in zip(mixture, maps, strict=True):
-        mixed.add_(part.count * _filled(values, source), alpha=weight)
+        filled = _filled(values, source)
+        for rows in strips(filled):
+            mixed[:, rows].add_(part.count[:, rows] * filled[:, rows], alpha=weight)
     return weight
 
 
@@ -259,5 +281,8 @@ def _estimated_maps(
 
 def _filled(values: np.ndarray, source: FrameSource) -> torch.Tensor:
     """A map (1, Y, X) without gaps: where it is unknown, what is typical of the frame."""
-    full = np.where(np.isfinite(values), values, np.float32(typical(values)))
-    return torch.as_tensor(full, dtype=torch.float32, device=source.device)[None]
+    known = np.isfinite(values)
+    full = np.array(values, np.float32)
+    if not known.all():
+        full[~known] = typical(values)
+    return torch.from_numpy(full).to(source.device)[None]

@@ -12,6 +12,7 @@ all columns of a frame share is drift that was left over, and is taken out.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -23,6 +24,7 @@ import scipy.special
 import torch
 
 from atomdiffuser.damage.analysis import Measurement
+from atomdiffuser.damage.atom_sums import atoms_of_pixels, fit_images, fit_sums, strips, sum_by_atom
 from atomdiffuser.damage.signals import Z95
 from atomdiffuser.damage.spots import sampled
 from atomdiffuser.damage.template import Template
@@ -128,30 +130,26 @@ def track_columns(
     if n == 0:
         return tracks
     labels = _nearest_column(places, NEAREST * spacing, source.shape)
+    column_image = torch.from_numpy(np.where(labels >= 0, labels, n).astype(np.int32)).to(source.device)
     gradient = [_gradient(template, axis) for axis in (0, 1)]
     factor = _blur_factor(template, source.scales.filter_px)
     for k in source.each(np.flatnonzero(measured.accepted.any(1))):
         seen = template.on_frame(source, int(k), torch.as_tensor(frame_from_reference[k]))
-        raw = source.raw(int(k))
-        own = _labels_on_frame(labels, seen)
-        images = [torch.ones_like(raw), seen.mean - seen.base]
-        images += [-sample_spline(g, seen.y, seen.x) for g in gradient]
-        variance_px = source.noise.variance(seen.mean.clamp_min(0))
-        total = lambda image, own=own: np.bincount(own, weights=image.double().cpu().numpy().ravel(), minlength=n + 1)[
-            :n
-        ]
-        normal, spread = (np.empty((n, 4, 4)) for _ in range(2))
-        for i in range(4):
-            for j in range(i, 4):
-                product = images[i] * images[j]
-                normal[:, i, j] = normal[:, j, i] = total(product)
-                spread[:, i, j] = spread[:, j, i] = total(product * variance_px)
-        structure = raw - source.prepared([int(k)]).base  # slopes of the local mean would pass for displacements
-        right = np.stack([total(structure * image) for image in images], 1)
+        raw, base = source.raw(int(k)), source.prepared([int(k)]).base
+        sums = np.zeros((1 + 4 + 4 * 5, n))
+        for rows in strips(raw):
+            here, counts = seen.rows(rows), raw[:, rows]
+            own = atoms_of_pixels(here.y, here.x, here.inside, column_image, n)
+            parts = [torch.ones_like(counts), here.mean - here.base]
+            parts += [-sample_spline(g, here.y, here.x) for g in gradient]
+            structure = counts - base[:, rows]  # slopes of the local mean would pass for displacements
+            variance_px = source.noise.variance(here.mean.clamp_min(0))
+            sums += sum_by_atom(itertools.chain([counts], fit_images(structure, parts, variance_px)), own, n)
+        normal, spread, right = fit_sums(sums[1:], 4)
         _solve_frame(tracks, k, normal, spread, right, factor, labels)
         with np.errstate(divide="ignore", invalid="ignore"):
             followed = np.isfinite(tracks.amplitude[k])
-            tracks.intensity[k] = np.where(followed, total(raw) / normal[:, 0, 0], np.nan)
+            tracks.intensity[k] = np.where(followed, sums[0] / normal[:, 0, 0], np.nan)
             tracks.intensity_sigma[k] = np.where(followed, np.sqrt(spread[:, 0, 0]) / normal[:, 0, 0], np.nan)
         if advance:
             advance()
@@ -350,14 +348,6 @@ def _nearest_column(places: np.ndarray, reach: float, shape: tuple[int, int]) ->
         np.stack([rows.ravel(), columns.ravel()], 1), distance_upper_bound=reach
     )
     return np.where(np.isfinite(distance), number, -1).reshape(shape)
-
-
-def _labels_on_frame(labels: np.ndarray, seen) -> np.ndarray:
-    """The column of each raw pixel, flat; the last number for none."""
-    rows = seen.y.round().long().clamp(0, labels.shape[0] - 1).cpu().numpy()
-    columns = seen.x.round().long().clamp(0, labels.shape[1] - 1).cpu().numpy()
-    found = labels[rows, columns]
-    return np.where((found >= 0) & seen.inside.cpu().numpy(), found, labels.max() + 1).ravel()
 
 
 def _gradient(template: Template, axis: int) -> torch.Tensor:

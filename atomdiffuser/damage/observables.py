@@ -25,8 +25,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from atomdiffuser.damage.atom_sums import atom_image, atoms_of_pixels, strips, sum_by_atom
 from atomdiffuser.damage.regions import RegionSet
-from atomdiffuser.damage.template import Template
+from atomdiffuser.damage.template import Template, TemplateOnFrame
 from atomdiffuser.estimation.frame_source import FrameSource
 from atomdiffuser.estimation.spectrum import lattice_noise_energy
 from atomdiffuser.interpolation import sample_linear, smooth
@@ -45,6 +46,7 @@ SUMS = (
 
 EVERYWHERE = ("n", "raw", "template", "variance", "template_intensity", "l_elsewhere")
 """Those that count all of a region's pixels in view; the others count those where lattice is."""
+WHERE_LATTICE = tuple(name for name in SUMS if name not in EVERYWHERE)
 
 
 @dataclass(frozen=True)
@@ -82,49 +84,71 @@ def sum_frame(
     maps: tuple[Tensor, Tensor],
     template: Template,
     regions: RegionSet,
+    look: Callable[[int, TemplateOnFrame], None] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Sums over the pixels of each atom in frame `index`, (atoms,) each, by the names in SUMS."""
+    """Sums over the pixels of each atom in frame `index`, (atoms,) each, by the names in SUMS.
+
+    `look` is called with what the template shows of the frame, for whatever else is to be told from it.
+    """
     raw = source.raw(index)
     own = source.prepared([index])  # faulty pixels filled; they are not `usable`
     seen = template.on_frame(source, index, frame_from_reference, maps)
-    usable = seen.usable
-    intact = seen.contrast.clamp_min(LEAST_CONTRAST)
-    structure = (seen.mean - seen.base) / intact
+    if look:
+        look(index, seen)
+    structure = (seen.mean - seen.base).div_(seen.contrast.clamp_min(LEAST_CONTRAST))
     # The frame's own local mean is mirrored at its edges and takes some of the lattice there: let it do so to both.
-    lattice = structure - smooth(torch.where(usable, structure, own.lattice), source.scales.base_px)
+    lattice = smooth(torch.where(seen.usable, structure, own.lattice), source.scales.base_px)
+    torch.sub(structure, lattice, out=lattice)
+    atoms, n_atoms = atom_image(regions, raw.device), regions.membership.shape[1]
+    sums = {name: np.zeros(n_atoms) for name in SUMS}
+    for rows in strips(raw):
+        here = seen.rows(rows)
+        images = _images(source, *(v[:, rows] for v in (raw, own.base, structure, lattice)), here, maps)
+        label = atoms_of_pixels(here.y, here.x, here.usable, atoms, n_atoms)
+        for names, labels in ((EVERYWHERE, label), (WHERE_LATTICE, torch.where(here.crystal, label, n_atoms))):
+            found = sum_by_atom((images[name]() for name in names), labels, n_atoms)
+            for name, values in zip(names, found, strict=True):
+                sums[name] += values
+    return sums
+
+
+def _images(
+    source: FrameSource,
+    raw: Tensor,
+    base: Tensor,
+    structure: Tensor,
+    lattice: Tensor,
+    seen: TemplateOnFrame,
+    maps: tuple[Tensor, Tensor],
+) -> dict[str, Callable[[], Tensor]]:
+    """What makes the images whose sums are asked for, by the names in SUMS, of some rows of a frame."""
     whole = 1 / seen.intensity.clamp_min(LEAST_INTENSITY)
-    left = (own.base / seen.base.clamp_min(1e-6)).clamp_(0, 4)
+    left = (base / seen.base.clamp_min(1e-6)).clamp_(0, 4)
     variance = source.noise.variance(left.mul_(seen.mean).clamp_min_(0))
-    del left
-    label = atoms_of_pixels(seen.y, seen.x, usable, regions)
-    crystal_label = atoms_of_pixels(seen.y, seen.x, usable & seen.crystal, regions)
-    energy = lattice_noise_energy(source.scales)
     own_intensity, own_contrast = (sample_linear(image, seen.y, seen.x) for image in maps)
-    noise = source.noise.variance(seen.mean.clamp_min(0)).mul_(energy).mul_(seen.noise_share).div_(intact.square_())
+    energy = lattice_noise_energy(source.scales)
+    noise = source.noise.variance(seen.mean.clamp_min(0)).mul_(energy).mul_(seen.noise_share)
+    noise.div_(seen.contrast.clamp_min(LEAST_CONTRAST).square_())
     square = lattice * lattice
-    del intact
-    images: dict[str, Callable[[], Tensor]] = {  # made one by one: together they would take more than the rest
+    lattice_energy, expected = square - noise, whole * (seen.mean - seen.base)
+    return {
         "n": lambda: torch.ones_like(raw),
         "raw": lambda: raw,
         "template": lambda: whole * seen.mean,
         "variance": lambda: variance,
         "template_intensity": lambda: whole * seen.mean * own_intensity,
-        "l_elsewhere": lambda: torch.where(seen.level, 0.0, whole * (seen.mean - seen.base)),
+        "l_elsewhere": lambda: torch.where(seen.level, 0.0, expected),
         "crystal": lambda: torch.ones_like(raw),
-        "raw_l": lambda: (raw - own.base) * lattice,
+        "raw_l": lambda: (raw - base) * lattice,
         "ll": lambda: square,
         "noise_ll": lambda: noise,
         "v_ll": lambda: variance * square,
-        "ll_y": lambda: (square - noise) * seen.y,
-        "ll_x": lambda: (square - noise) * seen.x,
-        "ll_contrast": lambda: (square - noise) * own_contrast,
+        "ll_y": lambda: lattice_energy * seen.y,
+        "ll_x": lambda: lattice_energy * seen.x,
+        "ll_contrast": lambda: lattice_energy * own_contrast,
         # Beside an edge a step stands about the local mean. It is mass, and in Σ l it would fade with the lattice.
         "l": lambda: seen.level * structure,
-        "l_template": lambda: seen.level * whole * (seen.mean - seen.base),
-    }
-    return {
-        name: sum_by_atom(image(), label if name in EVERYWHERE else crystal_label, regions)
-        for name, image in images.items()
+        "l_template": lambda: seen.level * expected,
     }
 
 
@@ -172,20 +196,3 @@ def lattice_fit(r: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Amplitude of the lattice from sums of any shape: energy, slope and the variance of the slope's numerator."""
     energy = r["ll"] - r["noise_ll"]
     return {"energy": energy, "slope": r["raw_l"] / energy, "spread": r["v_ll"]}
-
-
-def atoms_of_pixels(y: Tensor, x: Tensor, usable: Tensor, regions: RegionSet) -> Tensor:
-    """Atom number of each raw pixel, the last number for pixels that belong to none."""
-    atoms = torch.as_tensor(regions.atoms, device=y.device)
-    none = regions.membership.shape[1]
-    rows = y.round().clamp_(0, atoms.shape[0] - 1).long()
-    columns = x.round().clamp_(0, atoms.shape[1] - 1).long()
-    label = atoms[rows, columns]
-    return torch.where(usable & (label >= 0), label, none).int()  # half the size
-
-
-def sum_by_atom(image: Tensor, label: Tensor, regions: RegionSet) -> np.ndarray:
-    """Sums (atoms,) of an image over the pixels of each atom, as `atoms_of_pixels` labels them."""
-    n_atoms = regions.membership.shape[1]
-    sums = torch.bincount(label.flatten(), weights=image.flatten().double(), minlength=n_atoms + 1)[:n_atoms]
-    return sums.cpu().numpy()

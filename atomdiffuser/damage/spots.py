@@ -13,14 +13,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import scipy.fft
 import scipy.ndimage
 import torch
 
 from atomdiffuser.damage.analysis import Measurement
+from atomdiffuser.damage.atom_sums import atom_image, atoms_of_pixels, fit_images, fit_sums, strips, sum_by_atom
 from atomdiffuser.damage.kinetics import fit_exponential
-from atomdiffuser.damage.observables import LEAST_CONTRAST, atoms_of_pixels, sum_by_atom
+from atomdiffuser.damage.observables import LEAST_CONTRAST
+from atomdiffuser.damage.regions import RegionSet
 from atomdiffuser.damage.signals import Z95
-from atomdiffuser.damage.template import Template
+from atomdiffuser.damage.template import Template, TemplateOnFrame
 from atomdiffuser.damage.verdicts import holm
 from atomdiffuser.estimation.frame_source import FrameSource
 from atomdiffuser.interpolation import filter_separable, sample_spline, spline_prefilter_kernel
@@ -30,6 +33,7 @@ SHARE_OF_STRONGEST = 0.003
 MOST_SPOTS = 500
 SAME_SHELL = 0.045  # relative difference of spacings
 WINDOW_PERIODS = 1.2  # what a spot's window resolves in real space, in lattice periods
+NEGLIGIBLE = 1e-18  # of a spot's window: rounding, next to what it passes
 LARGEST_SIGMA = 0.5  # of an amplitude, above which it is not given
 SPOT_COLUMNS = ("region", "region_id", "shell", "d_nm", "d_px", "n_spots")
 
@@ -89,7 +93,7 @@ def find_shells(lattice: np.ndarray, period_px: float | None, limit: int) -> tup
     shells = [
         Shell(
             d_px=float(strength[g].sum() / (strength[g] * length[rows[g], columns[g]]).sum()),
-            frequency=np.stack([frequency[axis][rows[g], columns[g]] for axis in (0, 1)], 1),
+            frequency=np.stack([frequency[0][rows[g], 0], frequency[1][0, columns[g]]], 1),
             power=float(strength[g].sum()),
         )
         for g in groups
@@ -102,17 +106,20 @@ def through_windows(lattice: np.ndarray, shells: tuple[Shell, ...], period_px: f
     """(shells, Y, X): the image as each shell's spots alone make it."""
     spectrum, images = np.fft.fft2(lattice), np.empty((len(shells), *lattice.shape), lattice.dtype)
     for image, shell in zip(images, shells, strict=True):
-        image[:] = np.fft.ifft2(spectrum * spot_window(lattice.shape, shell, period_px)).real
+        passed = spectrum * spot_window(lattice.shape, shell, period_px)
+        image[:] = scipy.fft.ifft2(passed, overwrite_x=True).real
     return images
 
 
 def spot_window(shape: tuple[int, int], shell: Shell, period_px: float) -> np.ndarray:
     """(Y, X) 0…1 in Fourier space: Gaussians around the spots of a shell, as wide as WINDOW_PERIODS allow."""
-    fy, fx = _frequencies(shape)
     width = 1 / (2 * np.pi * WINDOW_PERIODS * period_px)
     window = np.zeros(shape)
-    for qy, qx in np.concatenate([shell.frequency, -shell.frequency]):
-        window = np.maximum(window, np.exp(-((fy - qy) ** 2 + (fx - qx) ** 2) / (2 * width**2)))
+    for spot in np.concatenate([shell.frequency, -shell.frequency]):
+        fy, fx = (np.exp(-((f - q) ** 2) / (2 * width**2)) for f, q in zip(_frequencies(shape), spot, strict=True))
+        rows, columns = (np.flatnonzero(f > NEGLIGIBLE) for f in (fy.ravel(), fx.ravel()))
+        near = np.ix_(rows, columns)
+        window[near] = np.maximum(window[near], fy[rows] * fx[:, columns])
     return window
 
 
@@ -124,44 +131,64 @@ def measure_spots(
     advance: Callable[[], None] | None = None,
 ) -> SpotAmplitudes:
     """Amplitude of each shell in each region and frame."""
-    regions, t = measured.regions, measured.n_frames
-    period = source.scales.period_px
-    lattice = intact_lattice(measured.template)
-    shells = find_shells(lattice, period, limit)
-    amplitude, sigma = (np.full((t, len(regions.regions), len(shells)), np.nan) for _ in range(2))
-    if not shells:
-        return SpotAmplitudes(shells, amplitude, sigma)
-    coefficients = _coefficients(through_windows(lattice, shells, period), source)
-    del lattice  # a large frame's images are many: each is kept only while it is needed
-    for k in source.each(np.flatnonzero(measured.accepted.any(1))):
+    fits = SpotFits(source, limit)
+    fits.begin(measured.template, measured.regions)
+    for k in source.each(np.flatnonzero(measured.accepted.any(1))) if fits.shells else ():
         affine = torch.as_tensor(frame_from_reference[k])
-        amplitude[k], sigma[k] = _amplitudes(source, int(k), affine, measured, coefficients)
+        fits.look(int(k), measured.template.on_frame(source, int(k), affine))
         if advance:
             advance()
-    good = measured.accepted[:, :, None] & (sigma < LARGEST_SIGMA)
-    return SpotAmplitudes(shells, np.where(good, amplitude, np.nan), np.where(good, sigma, np.nan))
+    return fits.amplitudes(measured)
+
+
+class SpotFits:
+    """Fits the spots frame by frame: as `measure_regions` comes to them, which saves seeing every frame once more."""
+
+    def __init__(self, source: FrameSource, limit: int) -> None:
+        self.source, self.limit = source, limit
+        self.shells: tuple[Shell, ...] = ()
+        self._found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def begin(self, template: Template, regions: RegionSet) -> None:
+        """Find the spots."""
+        if self.limit < 1:
+            return
+        period = self.source.scales.period_px
+        lattice = intact_lattice(template)
+        self.shells = find_shells(lattice, period, self.limit)
+        if self.shells and period is not None:
+            self._coefficients = _coefficients(through_windows(lattice, self.shells, period), self.source)
+            self._regions, self._atoms = regions, atom_image(regions, self._coefficients.device)
+
+    def look(self, index: int, seen: TemplateOnFrame) -> None:
+        """Fit them in raw frame `index`."""
+        if self.shells:
+            self._found[index] = _amplitudes(self.source, index, seen, self._regions, self._atoms, self._coefficients)
+
+    def amplitudes(self, measured: Measurement) -> SpotAmplitudes:
+        """What the frames have shown, where they are accepted."""
+        shape = (*measured.accepted.shape, len(self.shells))
+        amplitude, sigma = np.full(shape, np.nan), np.full(shape, np.nan)
+        for k, found in self._found.items():
+            amplitude[k], sigma[k] = found
+        good = measured.accepted[:, :, None] & (sigma < LARGEST_SIGMA)
+        return SpotAmplitudes(self.shells, np.where(good, amplitude, np.nan), np.where(good, sigma, np.nan))
 
 
 def _amplitudes(
-    source: FrameSource, index: int, frame_from_reference: torch.Tensor, measured: Measurement,
+    source: FrameSource, index: int, seen: TemplateOnFrame, regions: RegionSet, atoms: torch.Tensor,
     coefficients: torch.Tensor,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Amplitudes of the shells in the regions of one frame, and 1 σ."""
-    regions, seen = measured.regions, measured.template.on_frame(source, index, frame_from_reference)
-    membership, raw = regions.membership.astype(float), source.raw(index)
-    label = atoms_of_pixels(seen.y, seen.x, seen.usable & seen.crystal, regions)
-    parts = [seen.base, *(sample_spline(c[None], seen.y, seen.x) for c in coefficients)]
-    variance = source.noise.variance(seen.mean.clamp_min(0))
-    total = lambda image: membership @ sum_by_atom(image, label, regions)
-    p = len(parts)
-    normal, spread = (np.zeros((len(regions.regions), p, p)) for _ in range(2))
-    for i in range(p):
-        for j in range(i, p):
-            product = parts[i] * parts[j]
-            normal[:, i, j] = normal[:, j, i] = total(product)
-            spread[:, i, j] = spread[:, j, i] = total(product.mul_(variance))
-    right = np.stack([total(raw * part) for part in parts], 1)
-    return _solve(normal, spread, right)
+    raw, p, n_atoms = source.raw(index), 1 + len(coefficients), regions.membership.shape[1]
+    sums = np.zeros((p + p * (p + 1), n_atoms))
+    for rows in strips(raw):
+        here = seen.rows(rows)
+        label = atoms_of_pixels(here.y, here.x, here.usable & here.crystal, atoms, n_atoms)
+        parts = [here.base, *(sample_spline(c[None], here.y, here.x) for c in coefficients)]
+        variance = source.noise.variance(here.mean.clamp_min(0))
+        sums += sum_by_atom(fit_images(raw[:, rows], parts, variance), label, n_atoms)
+    return _solve(*fit_sums(sums @ regions.membership.astype(float).T, p))
 
 
 def spot_tables(
@@ -244,8 +271,10 @@ def _solve(normal: np.ndarray, spread: np.ndarray, right: np.ndarray) -> tuple[n
 
 
 def _coefficients(images: np.ndarray, source: FrameSource) -> torch.Tensor:
-    kernel = spline_prefilter_kernel()
-    return filter_separable(torch.as_tensor(images, dtype=torch.float32, device=source.device), kernel, kernel)
+    kernel, found = spline_prefilter_kernel(), torch.as_tensor(images, dtype=torch.float32, device=source.device)
+    for k in range(len(found)):  # large frames one by one
+        found[k] = filter_separable(found[k : k + 1], kernel, kernel)[0]
+    return found
 
 
 def sampled(coefficients: torch.Tensor) -> torch.Tensor:
@@ -256,7 +285,10 @@ def sampled(coefficients: torch.Tensor) -> torch.Tensor:
 
 def _power(image: np.ndarray) -> np.ndarray:
     window = np.hanning(image.shape[0])[:, None] * np.hanning(image.shape[1])
-    return np.abs(np.fft.fft2(image * window)) ** 2
+    spectrum = scipy.fft.fft2(np.multiply(image, window, out=window))
+    power = np.square(spectrum.real, out=window)
+    power += np.square(spectrum.imag)
+    return power
 
 
 def _median_around(power: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -268,4 +300,5 @@ def _median_around(power: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> 
 
 
 def _frequencies(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    return np.meshgrid(*(np.fft.fftfreq(n) for n in shape), indexing="ij")
+    """Frequencies along y (Y, 1) and x (1, X) [1/px]."""
+    return np.fft.fftfreq(shape[0])[:, None], np.fft.fftfreq(shape[1])[None]

@@ -7,7 +7,7 @@ damage has changed what is seen where: a lattice that has faded in places would 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from atomdiffuser import geometry
+from atomdiffuser.damage.atom_sums import strips
 from atomdiffuser.estimation.frame_source import FrameSource
 from atomdiffuser.estimation.prepare import shows_lattice, usable_margin_px
 from atomdiffuser.estimation.spectrum import ImageScales
@@ -28,6 +29,7 @@ from atomdiffuser.interpolation import (
     spline_prefilter_kernel,
 )
 
+MAPS = ("intensity", "contrast")
 POWER = 2  # of the typical contrast in a frame's weight
 LEAST_TYPICAL = 0.1
 LAG = 1.5  # widths of the local mean beyond the edge of the crystal where a step still shows
@@ -59,6 +61,10 @@ class TemplateOnFrame:
         """Where the frame's pixels can be compared with those of another frame at least."""
         return self.inside & (self.noise_share < 1.5)
 
+    def rows(self, rows: slice) -> TemplateOnFrame:
+        """The same for some rows of the frame."""
+        return TemplateOnFrame(**{f.name: getattr(self, f.name)[:, rows] for f in fields(self)})
+
 
 @dataclass(frozen=True)
 class Template:
@@ -77,12 +83,12 @@ class Template:
     @cached_property
     def mean_coefficients(self) -> Tensor:
         """Spline coefficients of the mean of all frames."""
-        return _coefficients(self.total.filtered, self.total.count)
+        return _mean_coefficients(self.total.filtered, self.total.count)
 
     @cached_property
     def base_coefficients(self) -> Tensor:
         """Spline coefficients of the mean of all local means."""
-        return _coefficients(self.total.base, self.total.count)
+        return _mean_coefficients(self.total.base, self.total.count)
 
     def looks(self) -> float:
         """Frames of equal weight that would leave the same noise in the middle of the field."""
@@ -95,33 +101,52 @@ class Template:
 
         What is left out is the frame as it entered: resampled there and back, as its share of the sum is.
         """
-        own, weight = aligned_part(source, index, frame_from_reference), self.weights[index]
+        left = self._without(aligned_part(source, index, frame_from_reference), self.weights[index], maps)
         sound = torch.isfinite(source.prepared([index]).noise_share)  # raw frames have their faulty pixels still
-        count = self.total.count - weight * own.count
-        known = count > 1e-4
-        share = self.total.squares.sub(own.squares, alpha=weight**2).clamp_min_(0)
-        share = torch.where(known, share.div_(count.clamp_min(1e-4).square_()).float(), 4.0)
-        shape = self.crystal.shape[-2:]
-        y, x = affine_coordinates(geometry.invert(frame_from_reference)[None].to(count.device), shape)
-        on_frame = lambda total, part: sample_spline(_coefficients(total.sub(part, alpha=weight), count), y, x)
-        left = lambda total, image: total.sub(own.count * image, alpha=weight).div_(count.clamp_min(1e-4))
-        mixed = lambda total, image: sample_linear(torch.where(known, left(total, image).float(), 1.0), y, x)
+        shape, device = self.crystal.shape[-2:], self.crystal.device
+        y, x = affine_coordinates(geometry.invert(frame_from_reference)[None].to(device), shape)
+        on_frame = lambda image: sample_linear(image, y, x)
+        mean, base = (sample_spline(_coefficients(left.pop(name)), y, x) for name in ("mean", "base"))
+        share = on_frame(left.pop("noise_share"))
         intensity, contrast = (
-            (mixed(total, image) for total, image in zip((self.intensity, self.contrast), maps, strict=True))
-            if maps is not None else (torch.ones_like(share),) * 2
-        )  # fmt: skip
+            (on_frame(left.pop(name)) for name in MAPS) if maps is not None else (torch.ones_like(share),) * 2
+        )
         return TemplateOnFrame(
-            mean=on_frame(self.total.filtered, own.filtered),
-            base=on_frame(self.total.base, own.base),
-            noise_share=sample_linear(share, y, x),
+            mean=mean,
+            base=base,
+            noise_share=share,
             intensity=intensity,
             contrast=contrast,
-            inside=inside_frame(y, x, shape, self.margin_px) & sound,
-            crystal=sample_linear(self.crystal.float(), y, x) > 0.99,
-            level=sample_linear(self.level.float(), y, x) > 0.99,
+            inside=inside_frame(y, x, shape, self.margin_px).logical_and_(sound),
+            crystal=on_frame(self.crystal.float()) > 0.99,
+            level=on_frame(self.level.float()) > 0.99,
             y=y,
             x=x,
         )
+
+    def _without(self, own: TemplateSum, weight: float, maps: tuple[Tensor, Tensor] | None) -> dict[str, Tensor]:
+        """The means of all frames but one, each (1, Y, X) float32, and the share of a frame's noise that they have."""
+        total, given = self.total, dict(zip(MAPS, maps, strict=True)) if maps is not None else {}
+        left = {
+            name: torch.empty_like(total.count, dtype=torch.float32) for name in ("mean", "base", "noise_share", *given)
+        }
+        for rows in strips(total.count):
+            own_count = own.count[:, rows]
+            count = total.count[:, rows].sub(own_count, alpha=weight)
+            known = count > 1e-4
+            count.clamp_min_(1e-4)
+
+            def keep(name: str, rest: Tensor, otherwise: float, rows=rows, known=known) -> None:
+                left[name][:, rows] = torch.where(known, rest.float(), otherwise)
+
+            for name, whole, part in (("mean", total.filtered, own.filtered), ("base", total.base, own.base)):
+                keep(name, whole[:, rows].sub(part[:, rows], alpha=weight).div_(count), 0.0)
+            for name, image in given.items():
+                part = own_count * image[:, rows]
+                keep(name, getattr(self, name)[:, rows].sub(part, alpha=weight).div_(count), 1.0)
+            squares = total.squares[:, rows].sub(own.squares[:, rows], alpha=weight**2).clamp_min_(0)
+            keep("noise_share", squares.div_(count.square_()), 4.0)
+        return left
 
 
 def typical(values: np.ndarray) -> float:
@@ -152,14 +177,19 @@ def make_template(
     return Template(total, intensity, contrast, crystal & looked, level, weights, usable_margin_px(scales))
 
 
-def _coefficients(total: Tensor, count: Tensor) -> Tensor:
+def _mean_coefficients(total: Tensor, count: Tensor) -> Tensor:
+    return _coefficients(torch.where(count > 1e-4, (total / count.clamp_min(1e-4)).float(), 0.0))
+
+
+def _coefficients(image: Tensor) -> Tensor:
     prefilter = spline_prefilter_kernel()
-    mean = torch.where(count > 1e-4, (total / count.clamp_min(1e-4)).float(), 0.0)
-    return filter_separable(mean, prefilter, prefilter)
+    return filter_separable(image, prefilter, prefilter)
 
 
 def _level(crystal: Tensor, base_px: float) -> Tensor:
     """Crystal (1, Y, X) without what lies so near an edge that the local mean still lags behind the step."""
     reach = math.ceil(LAG * base_px)
-    near = torch.nn.functional.max_pool2d((~crystal)[:, None].float(), 2 * reach + 1, 1, reach)[:, 0] > 0
-    return crystal & ~near
+    near = (~crystal)[:, None].float()
+    for size in ((2 * reach + 1, 1), (1, 2 * reach + 1)):
+        near = torch.nn.functional.max_pool2d(near, size, 1, (size[0] // 2, size[1] // 2))
+    return crystal & (near[:, 0] == 0)

@@ -23,7 +23,7 @@ from atomdiffuser.damage.maps import correlation_length_px, edge_against_interio
 from atomdiffuser.damage.region_files import session_regions
 from atomdiffuser.damage.regions import RegionMask, RegionSet, grid_masks, join_regions
 from atomdiffuser.damage.segmentation import Segmentation, automatic_masks, segment
-from atomdiffuser.damage.spots import measure_spots, spot_tables
+from atomdiffuser.damage.spots import SpotFits, spot_tables
 from atomdiffuser.io.map_store import DecayMaps, read_maps, write_still_maps
 from atomdiffuser.io.tables import write_table_twice
 from atomdiffuser.series import FrameSeries
@@ -60,11 +60,12 @@ def damage(
     dark = find_dark_level(source, series.acquisition, origin, search=settings.dark_level == "auto")
     source = with_dark_level(source, dark, series.acquisition.gain_e)
     found = segment(source, source.prepared([origin]))
-    count = len(np.flatnonzero(valid)) * (2 + (settings.spot_shells > 0) + (settings.columns == "auto"))
-    steps = _Steps(progress, count)
+    steps = _Steps(progress, len(np.flatnonzero(valid)) * (2 + (settings.columns == "auto")))
+    spot_fits = SpotFits(source, settings.spot_shells)
     measured = measure_regions(
         source, affines, valid, origin, _regions(series, found, settings, options, session), settings,
         lambda done, total: steps.add(), _given_maps(maps, series),
+        spot_fits,
     )  # fmt: skip
     exposure = _exposure(series, settings, options)
     fluence = region_fluence(exposure, affines, valid, measured.regions)
@@ -72,9 +73,7 @@ def damage(
     scales = Scales(source.scales.filter_px, source.scales.period_px, track["displacement_sigma_px"].to_numpy(float))
     fits = fit_regions(measured, x, unit, settings, scales, fluence_systematic_percent=exposure.current_sigma_percent)
     pixel = series.acquisition.pixel_size_nm
-    spots = spot_tables(
-        measure_spots(source, affines, measured, settings.spot_shells, steps.add), measured, x, fluence, unit, pixel
-    )
+    spots = spot_tables(spot_fits.amplitudes(measured), measured, x, fluence, unit, pixel)
     tracks = track_columns(source, affines, measured, steps.add) if settings.columns == "auto" else None
     metadata = {
         "settings": dataclasses.asdict(settings),
