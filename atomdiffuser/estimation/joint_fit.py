@@ -38,6 +38,7 @@ LARGEST_NOISE = 0.85  # that share of the normal matrix; a noise model that clai
 NORMAL_MATRIX_AT = (0, 1, 4, 10, 20)  # steps; it hardly changes near the end
 FEWEST_STEPS = 1  # after the first, the normal matrix knows the decay, which a good start does not bring along
 FAST, SLOWEST_GUESS = 0.3, 0.05  # how steps shrink from one to the next: where that foretells the next one
+LEAST_SHARE = 0.5  # of a frame's contrast that a fit finds, and of its square that is not noise
 STILL_SIGMAS = 0.1  # steps that go back and forth by less, as cells at the rim come and go, change nothing
 MISFIT_PX, MISFIT_BY_CHANCE = 8.0, 1.2  # misfit is averaged over so far; so many times the noise's is not above it
 LEAST_VARIANCE = 0.2  # of a pixel, as a share of the frame's mean variance
@@ -396,8 +397,25 @@ class _Problem:
         across = bread.gain @ meat.cross.mT
         spread = meat.motion - across - across.mT + bread.gain @ meat.field @ bread.gain.mT
         inverse = torch.linalg.pinv(bread.information, hermitian=True)
+        if self.shared_reference:
+            inverse = inverse * self._own_slopes(images, bread, meat)[:, None, None]
         informative = torch.linalg.eigvalsh(bread.motion)[:, 0] > 0
         return torch.where(informative[:, None, None], inverse @ spread @ inverse, torch.inf)
+
+    def _own_slopes(self, images: _Images, bread: NormalMatrix, meat: NormalMatrix) -> Tensor:
+        """(n,) information that a fit takes from its own contrast, over that from the moving frame's true one.
+
+        With a reference whose noise passes for lattice the contrast comes out too small, and its square counts the
+        noise of the contrast itself. Where the reference's noise counts in the covariance, it would count for more by
+        about as much as the first.
+        """
+        total = lambda image: image.sum((1, 2)).double()
+        noise = self.filter.energy * total(images.weight * self._reference_variance())
+        found = 1 - noise / total(images.weight * self.reference.lattice**2).clamp_min(1e-30)
+        energy, g2 = images.weight * self.reference.clean_slopes.square().sum(1), self.basis.nodes**2
+        covariance = torch.cholesky_solve(torch.cholesky_solve(meat.field, bread.factor).mT, bread.factor)[:, g2:, g2:]
+        of_contrast = (self.basis.hat_pairs(energy) * covariance).sum((1, 2)) / total(energy * images.contrast**2)
+        return found.clamp_min(LEAST_SHARE) / (1 - of_contrast).clamp_min(LEAST_SHARE)
 
     def _reference_variance(self) -> Tensor:
         """(n, Y', X') raw noise of the reference frame, which follows its structure."""

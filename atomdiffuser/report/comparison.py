@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import MaxNLocator
 
 from atomdiffuser.io.tables import read_table
 from atomdiffuser.report import svg
@@ -113,16 +114,34 @@ def effects_figure(answers: pd.DataFrame) -> str:
             axes.plot(row["ratio"], i, "o", color=colour, markersize=5)
         axes.axvline(1, color=svg.MUTED, linewidth=0.8, linestyle=":")
         axes.set_xscale("log")
-        for axis_part in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-            axis_part(lambda value, _: f"{value:g}")
-        labels = [f"{short_name(str(b))} / {short_name(str(a))}" for a, b in zip(rows["a"], rows["b"], strict=True)]
-        axes.set_yticks(range(len(rows)), labels)
+        lowest, highest = axes.get_xlim()
+        axes.set_xticks([t for t in _steps(lowest, highest) if lowest <= t <= highest])
+        axes.set_xticks([], minor=True)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.set_yticks(range(len(rows)), [_asked(row) for row in rows.to_dict("records")])
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", length=0)
         axes.set_xlabel("ratio of critical fluences, b over a")
         said = f"from {number(rows['ratio'].min())} to {number(rows['ratio'].max())}"
         return svg.to_svg(figure, "effects", f"Ratios of critical fluences between samples, {said}")
+
+
+def _steps(lowest: float, highest: float) -> list[float]:
+    """Round numbers that share out a logarithmic axis without crowding it."""
+    decades = np.log10(highest / lowest)
+    if decades < 0.15:
+        return MaxNLocator(5).tick_values(lowest, highest).tolist()
+    within = (1.0,) if decades > 3 else (1.0, 2.0, 5.0) if decades > 0.7 else (1.0, 1.2, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)
+    first, last = int(np.floor(np.log10(lowest))), int(np.ceil(np.log10(highest)))
+    return [step * 10.0**power for power in range(first, last + 1) for step in within]
+
+
+def _asked(row: dict[str, Any]) -> str:
+    """The two that a ratio compares, the second over the first."""
+    if row["question"] == "flux":
+        return "flux " + " over ".join(number(float(row[end])) for end in ("b", "a"))
+    return " / ".join(short_name(str(row[end])) for end in ("b", "a"))
 
 
 def _level_order(level: str) -> tuple[bool, float, str]:

@@ -33,6 +33,7 @@ def _environment() -> jinja2.Environment:
     environment.globals.update(asset=asset, known=known)
     environment.filters.update(
         symbols=symbols,
+        breakable=breakable,
         sentence=sentence,
         number=formatting.number,
         integer=formatting.integer,
@@ -47,6 +48,17 @@ def _environment() -> jinja2.Environment:
 def symbols(text: str) -> Markup:
     """Text with the symbols F_c, t_c and n_c set with a subscript."""
     return Markup(re.sub(r"\b([Ftn])_c\b", r"\1<sub>c</sub>", str(escape(text))))
+
+
+def breakable(name: str) -> Markup:
+    """A name that a line may break after its underscores, dashes and dots, and not within its words.
+
+    Examples
+    --------
+    >>> breakable("STO_200kV-02")
+    Markup('STO_<wbr>200kV-<wbr>02')
+    """
+    return Markup("<wbr>").join(re.split(r"(?<=[_.–-])(?=\w)", name))
 
 
 def sentence(text: str) -> Markup:
