@@ -20,7 +20,7 @@ from atomdiffuser.report.session_figures import short_name
 MAX_ROWS = 200
 MAX_EFFECTS = 24
 MAX_CONDITIONS = 3
-QUESTIONS = {"pair": "two series", "condition": "condition", "flux": "flux"}
+QUESTIONS = {"pair": "two series", "condition": "condition", "flux": "flux (e⁻/Å² s)"}
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ def comparison_rows(comparison: Comparison) -> list[dict[str, Any]]:
         rows.append(
             {
                 "question": f"{asked}: {condition}" if condition and row["question"] == "condition" else asked,
-                "a": names.get(row["a"], str(row["a"])),
-                "b": names.get(row["b"], str(row["b"])),
+                "a": _end(row, "a", names),
+                "b": _end(row, "b", names),
                 "witness": row["witness"],
                 "difference": float(row["difference"]),
                 "difference_text": interval(*get("difference")),
@@ -140,8 +140,15 @@ def _steps(lowest: float, highest: float) -> list[float]:
 def _asked(row: dict[str, Any]) -> str:
     """The two that a ratio compares, the second over the first."""
     if row["question"] == "flux":
-        return "flux " + " over ".join(number(float(row[end])) for end in ("b", "a"))
+        return f"flux {_end(row, 'b', {})} / {_end(row, 'a', {})}"
     return " / ".join(short_name(str(row[end])) for end in ("b", "a"))
+
+
+def _end(row: dict[str, Any], end: str, names: dict[str, str]) -> str:
+    """One of the two: the name of a series, a condition's level, or the flux, of which the table has the logarithm."""
+    if row["question"] == "flux":
+        return number(10 ** float(row[end]))
+    return names.get(row[end], str(row[end]))
 
 
 def _level_order(level: str) -> tuple[bool, float, str]:
