@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-FILTER_CANDIDATES_PX = (0.8, 1.0, 1.3, 1.6, 2.0, 2.5, 3.2, 4.0, 5.0)
+FILTER_CANDIDATES_PX = (0.8, 0.9, 1.0, 1.15, 1.3, 1.45, 1.6, 1.8, 2.0, 2.25, 2.5, 2.8, 3.2, 3.6, 4.0, 4.5, 5.0)
 COARSE_BAND, COARSE_LOSS = 0.22, 0.03  # what lies above this frequency may be left to chance up to this share
 SLOPE_NOISE = 0.3  # of the noise's power in slopes, left in clean ones
 SAMPLE_SLOPE_NOISE = 0.03  # the same in slopes of the mean of ten frames
@@ -63,8 +63,7 @@ def measure_scales(frames: Tensor) -> ImageScales:
     power, frequency, floor = mean_power(frames)
     signal = _clear_signal(power, floor, frames.shape[0])
     period = lattice_period(frames)
-    filter_px = _matched_width(signal, frequency, floor, SLOPE_NOISE, FILTER_CANDIDATES_PX)
-    stride = _stride(signal, frequency, filter_px)
+    filter_px, stride = _filter_and_stride(signal, frequency, floor)
     narrower = [w for w in FILTER_CANDIDATES_PX if w <= filter_px and _stride(signal, frequency, w) <= stride]
     to_sample_px = _matched_width(signal, frequency, floor, SAMPLE_SLOPE_NOISE, narrower, stride)
     shorter = min(frames.shape[-2:])
@@ -110,8 +109,17 @@ def _clear_signal(power: Tensor, floor: float, n_frames: int) -> Tensor:
     return torch.where(smoothed > floor * (1 + 8 / (5 * n_frames) ** 0.5), power - floor, 0.0)
 
 
+def _filter_and_stride(signal: Tensor, frequency: Tensor, floor: float) -> tuple[float, int]:
+    """The matched filter for pairs, and 2 for the distance of cells where it leaves next to nothing in between."""
+    width = _matched_width(signal, frequency, floor, SLOPE_NOISE, FILTER_CANDIDATES_PX, stride=2)
+    if _stride(signal, frequency, width) == 2:
+        return width, 2
+    width = _matched_width(signal, frequency, floor, SLOPE_NOISE, FILTER_CANDIDATES_PX, stride=1)
+    return width, _stride(signal, frequency, width)
+
+
 def _matched_width(
-    signal: Tensor, frequency: Tensor, floor: float, slope_noise: float, candidates: Sequence[float], stride: int = 1
+    signal: Tensor, frequency: Tensor, floor: float, slope_noise: float, candidates: Sequence[float], stride: int
 ) -> float:
     """The σ of `candidates` that minimises the predicted variance of a shift between two noisy frames.
 

@@ -108,7 +108,7 @@ def test_the_matched_filter_widens_at_low_counts(specimen, electrons, least) -> 
     faint, _ = frames(specimen, electrons_per_px=electrons, **view)
     bright, _ = frames(specimen, electrons_per_px=2000.0, **view)
     assert least <= measure_scales(faint).filter_px <= 2.5
-    assert measure_scales(bright).filter_px == 0.8
+    assert measure_scales(bright).filter_px <= 0.9
 
 
 def test_windows_too_small_to_agree_to_a_tenth_still_show_the_lattice() -> None:
