@@ -9,7 +9,7 @@ import rich_click as click
 
 from atomdiffuser._version import __version__
 from atomdiffuser.cli_export import completion, export
-from atomdiffuser.cli_options import INPUT, INPUT_FILE, INPUT_FOLDER, PATH, STORE, settings_options
+from atomdiffuser.cli_options import INPUT, INPUT_FILE, INPUT_FOLDER, PATH, STORE, cluster_option, settings_options
 from atomdiffuser.cli_run import run_stage, stage_options
 from atomdiffuser.cli_train import evaluate, train
 from atomdiffuser.config import (
@@ -87,16 +87,20 @@ def convert(
 @click.argument("trajectory", type=PATH)
 @click.option("--drift-of", type=PATH, help="trajectory.parquet of another channel of the acquisition: take its drift.")
 @settings_options(RegisterSettings)
+@cluster_option
 @stage_options
 def register(
-    frames: Path, pairs: Path, trajectory: Path, drift_of: Path | None, settings: RegisterSettings, run: Any
-) -> None:
+    frames: Path, pairs: Path, trajectory: Path, drift_of: Path | None, settings: RegisterSettings, run: Any,
+    dask_scheduler: str | None,
+) -> None:  # fmt: skip
     """FRAMES → drift of each pair (PAIRS) and of each frame (TRAJECTORY)."""
 
     def work(progress: Any) -> None:
         from atomdiffuser.stages.register import register as stage
 
-        stage(frames, pairs, trajectory, settings, drift_of=drift_of, progress=progress)
+        stage(
+            frames, pairs, trajectory, settings, drift_of=drift_of, dask_scheduler=dask_scheduler, progress=progress
+        )  # fmt: skip
 
     run_stage("register", work, **run)
 
@@ -106,14 +110,17 @@ def register(
 @click.argument("trajectory", type=PATH)
 @click.argument("decay", type=STORE)
 @settings_options(DecaySettings)
+@cluster_option
 @stage_options
-def decay(frames: Path, trajectory: Path, decay: Path, settings: DecaySettings, run: Any) -> None:
+def decay(
+    frames: Path, trajectory: Path, decay: Path, settings: DecaySettings, run: Any, dask_scheduler: str | None
+) -> None:
     """FRAMES and TRAJECTORY → intensity and contrast maps (DECAY)."""
 
     def work(progress: Any) -> None:
         from atomdiffuser.stages.decay import decay as stage
 
-        stage(frames, trajectory, decay, settings, progress=progress)
+        stage(frames, trajectory, decay, settings, dask_scheduler=dask_scheduler, progress=progress)
 
     run_stage("decay", work, **run)
 

@@ -12,7 +12,9 @@ from typing import Any
 
 import rich_click as click
 
+from atomdiffuser.cluster import require_address
 from atomdiffuser.config import field_schema
+from atomdiffuser.errors import SettingsError
 from atomdiffuser.workflow.config_file import range_text
 
 THREAD_VARIABLES = (
@@ -113,6 +115,19 @@ def settings_options(stage: type) -> Callable[[Callable], Callable]:
         return call
 
     return decorate
+
+
+def cluster_option(function: Callable) -> Callable:
+    """Decorator: the address of a cluster for the stages that can hand work to one, as `dask_scheduler`."""
+
+    def check(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+        try:
+            return require_address(value) if value else None
+        except SettingsError as error:
+            raise click.BadParameter(str(error), context, option) from None
+
+    told = "Address of a dask.distributed scheduler, such as tcp://host:8786, for its workers to do the larger part."
+    return click.option("--dask-scheduler", metavar="ADDRESS", callback=check, help=told)(function)
 
 
 def set_threads(threads: int | None) -> None:

@@ -29,3 +29,7 @@ class ShapeError(AtomDiffuserError, ValueError):
 
 class StoreError(AtomDiffuserError):
     """A result store is missing, incomplete or of another kind; the message names the stage to run first."""
+
+
+class ClusterError(AtomDiffuserError):
+    """Workers on other machines cannot be had, or cannot do the work; the message says which and what to do."""

@@ -1,7 +1,7 @@
 """Write the pinned requirement files from what is installed in the running environment.
 
-lock.txt holds the closure of the package's own dependencies; demo.txt, docs.txt, peers.txt, quality.txt, s3.txt,
-test.txt and lint.txt what their extras add.
+lock.txt holds the closure of the package's own dependencies; demo.txt, distributed.txt, docs.txt, peers.txt,
+quality.txt, s3.txt, test.txt and lint.txt what their extras add.
 Run by `make lock`, in an environment that has all extras.
 """
 
@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 FOLDER = Path(__file__).resolve().parent
-EXTRAS = ("demo", "docs", "peers", "quality", "s3", "test", "lint")
+EXTRAS = ("demo", "distributed", "docs", "peers", "quality", "s3", "test", "lint")
 NOT_PINNED = ("nvidia-", "triton")  # CUDA's libraries belong to torch's own build and follow its exact version
 
 

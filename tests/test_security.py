@@ -24,7 +24,7 @@ NEVER_CALLED = {
     "tempfile.mktemp": "a name that another may take", "jinja2.Template": "no autoescape",
 }  # fmt: skip
 PLACEHOLDER = re.compile(r"(?<!\{)\{([a-z_][\w.\[\]]*)(:\w+)?\}(?!\})")
-MADE_HERE = {"threads", "params.config_hash", "params.memory"}  # a number, a hexadecimal one, a quoted option
+MADE_HERE = {"threads", "params.config_hash", "params.memory", "params.cluster"}  # numbers, and quoted options
 
 
 def offences(source: str) -> Iterator[str]:
@@ -94,9 +94,10 @@ def test_every_value_in_a_shell_command_is_quoted(path: Path) -> None:
     assert "run:" not in re.findall(r"^    \w+:", text, re.MULTILINE)
 
 
-def test_the_option_that_holds_a_setting_is_quoted_where_it_is_made() -> None:
+@pytest.mark.parametrize("key", ["memory_limit", "dask_scheduler"])
+def test_an_option_that_holds_a_setting_is_quoted_where_it_is_made(key: str) -> None:
     rules = (CHECKOUT / "workflow" / "rules" / "common.smk").read_text(encoding="utf-8")
-    assert 'MEMORY_LIMIT = shlex.join(["--memory-limit", config["memory_limit"]])' in rules
+    assert f'{key.upper()} = shlex.join(["--{key.replace("_", "-")}", config["{key}"]])' in rules
 
 
 @pytest.mark.parametrize(
@@ -129,8 +130,8 @@ def test_templates_escape_what_they_show() -> None:
 
 
 def test_every_dependency_is_pinned_to_one_version() -> None:
-    for name in ("lock.txt", "demo.txt", "test.txt", "lint.txt", "peers.txt", "quality.txt", "docs.txt"):
-        lines = (CHECKOUT / "requirements" / name).read_text().splitlines()
+    for name in ("lock", "demo", "distributed", "test", "lint", "peers", "quality", "docs"):
+        lines = (CHECKOUT / "requirements" / f"{name}.txt").read_text().splitlines()
         wanted = [line for line in lines if line and not line.startswith(("#", "-"))]
         assert wanted
         assert [line for line in wanted if not re.fullmatch(r"[A-Za-z0-9._-]+(\[[a-z,]+\])?==[\w.+!]+.*", line)] == []

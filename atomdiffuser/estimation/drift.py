@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,14 +14,23 @@ from atomdiffuser.config import RegisterSettings
 from atomdiffuser.estimation.frame_source import FrameSource
 from atomdiffuser.estimation.groupwise import Refined, refine_trajectory
 from atomdiffuser.estimation.hops import CLEAR_HOP_PROBABILITY, MANY_CANDIDATES, Links, settle_links
-from atomdiffuser.estimation.predict import Predictor
-from atomdiffuser.estimation.register import FitOptions, PairRegistration, register_from, register_unknown
+from atomdiffuser.estimation.pair_work import (
+    Advance,
+    FitFrom,
+    FitUnknown,
+    PairRunner,
+    Pairs,
+    Suggest,
+    joined,
+    on_this_machine,
+    replaced,
+)
+from atomdiffuser.estimation.register import FitOptions, PairRegistration
 from atomdiffuser.pairs import choose_pairs
 from atomdiffuser.trajectory import Trajectory, solve_trajectory
 
 EXPECTED_NOT_SEEN = 0.01  # hop probability of a pair that the drift of other pairs has decided, not its own images
 OVERRULED = 0.5  # of one that was decided against its own images
-TENSORS = tuple(f.name for f in fields(PairRegistration) if f.name != "reason")
 
 
 @dataclass(frozen=True)
@@ -55,12 +64,17 @@ class DriftEstimate:
 
 
 def estimate_drift(
-    source: FrameSource, settings: RegisterSettings, progress: Callable[[int, int], None] | None = None
+    source: FrameSource,
+    settings: RegisterSettings,
+    progress: Callable[[int, int], None] | None = None,
+    run: PairRunner | None = None,
 ) -> DriftEstimate:
     """Register the pairs of a series and reconcile them.
 
-    `progress(done, total)` is called as pairs are finished.
+    `progress(done, total)` is called as pairs are finished. `run` does the work of pairs where that is not this
+    process; the rest of the work is done here.
     """
+    run = run or on_this_machine(source)
     options = FitOptions(
         noise=source.noise,
         scales=source.scales,
@@ -71,25 +85,14 @@ def estimate_drift(
     )
     neighbours, others = choose_pairs(source.usable, settings.lags)
     report = _Counter(progress, len(neighbours) + len(others) + settings.groupwise_rounds * len(source.usable))
-    suggested = _suggested(source, neighbours, settings, options) if settings.start == "network" else None
+    suggested = run(Suggest(settings.weights, options), neighbours, _uncounted) if settings.start == "network" else None
     near, links = _settled(
-        source, neighbours, _register_neighbours(source, neighbours, options, report, suggested), options
+        source, neighbours, _register_neighbours(source, neighbours, options, run, report.add, suggested), options, run
     )
     chain = links.chain(source.n_frames)
     start = torch.stack([_between(chain, i, j) for i, j in others]) if others else geometry.identity(0)
-
-    def fit_far(part: slice, reference, moving) -> PairRegistration:
-        report.add(part.stop - part.start)
-        found = register_from(reference, moving, start[part], options)
-        lost = [m for m, (i, j) in enumerate(others[part]) if not links.unbroken(i, j)]
-        if lost:  # no chain leads from one frame to the other
-            found = _replace(
-                found, np.array(lost), register_unknown(reference.select(lost), moving.select(lost), options)
-            )
-        return found
-
-    far = source.in_batches(others, fit_far)
-    registration = _join([near, *far])
+    lost = np.array([not links.unbroken(i, j) for i, j in others], dtype=bool)  # no chain leads from one to the other
+    registration = joined([near, run(FitFrom(options, start, lost), others, report.add)])
     pairs = np.array(neighbours + others, dtype=int).reshape(-1, 2)
     origin = source.usable[0] if source.usable else 0
     valid = registration.valid.numpy()
@@ -131,31 +134,15 @@ def estimate_drift(
     )
 
 
-def _suggested(
-    source: FrameSource, pairs: list[tuple[int, int]], settings: RegisterSettings, options: FitOptions
-) -> Tensor:
-    """moving_from_reference (m, 3, 3) as the network sees it; NaN where it does not trust itself or the way is long."""
-    predictor = Predictor.of(source, settings.weights)
-    parts = [predictor.starts(pairs[at : at + source.batch], options) for at in range(0, len(pairs), source.batch)]
-    return torch.cat(parts) if parts else geometry.identity(0)
-
-
-def _register_neighbours(source, neighbours, options, report, suggested: Tensor | None) -> PairRegistration:
+def _register_neighbours(
+    source: FrameSource, neighbours: Pairs, options: FitOptions, run: PairRunner, advance: Advance,
+    suggested: Tensor | None,
+) -> PairRegistration:  # fmt: skip
     """First without any expectation; all but the clear pairs again, expecting the drift that the clear ones show.
 
     Where no pair is clear (a perfect lattice), the shorter drift is taken and the pair keeps its high hop probability.
     """
-
-    def fit(scale: float | None, starts: Tensor | None) -> Callable:
-        def run(part: slice, reference, moving) -> PairRegistration:
-            report.add(part.stop - part.start if scale is None else 0)
-            given = None if starts is None else starts[part]
-            many = options if scale is None else replace(options, candidates=MANY_CANDIDATES)
-            return register_unknown(reference, moving, many, drift_scale_px=scale, starts=given)
-
-        return run
-
-    first = _join(source.in_batches(neighbours, fit(None, suggested)))
+    first = run(FitUnknown(options, starts=suggested), neighbours, advance)
     doubtful = (first.hop_probability > CLEAR_HOP_PROBABILITY) & first.valid
     if not bool(doubtful.any()):
         return first
@@ -165,7 +152,8 @@ def _register_neighbours(source, neighbours, options, report, suggested: Tensor 
     scale = max(1.0, 1.5 * float(drift[clear].median())) if bool(clear.any()) else period / 4
     again = np.flatnonzero(doubtful.numpy())
     starts = None if suggested is None else suggested[again]
-    second = _join(source.in_batches([neighbours[m] for m in again], fit(scale, starts)))
+    many = replace(options, candidates=MANY_CANDIDATES)
+    second = run(FitUnknown(many, scale, starts), [neighbours[m] for m in again], _uncounted)
     alone = first.hop_probability[torch.as_tensor(again)]
     if not bool(clear.any()):
         second = replace(second, hop_probability=alone)
@@ -174,19 +162,20 @@ def _register_neighbours(source, neighbours, options, report, suggested: Tensor 
         overruled = geometry.displacement_rms_px(second.moving_from_reference, before, source.shape) > period / 4
         doubt = torch.maximum(second.hop_probability, alone.clamp_max(EXPECTED_NOT_SEEN))
         second = replace(second, hop_probability=torch.where(overruled, doubt.clamp_min(OVERRULED), doubt))
-    return _replace(first, again, second)
+    return replaced(first, again, second)
 
 
-def _settled(source, neighbours, near: PairRegistration, options) -> tuple[PairRegistration, Links]:
+def _settled(
+    source: FrameSource, neighbours: Pairs, near: PairRegistration, options: FitOptions, run: PairRunner
+) -> tuple[PairRegistration, Links]:
     """Neighbours with the doubtful links decided where the frames of both sides together can, and the links."""
     links = Links(neighbours, near.moving_from_reference, near.hop_probability.numpy(), near.valid.numpy())
     if source.scales.period_px is None:
         return near, links
     settled, changed = settle_links(source, links, options)
     if changed:
-        start = settled.moving_from_reference[changed].to(source.device)
-        fit = lambda part, reference, moving: register_from(reference, moving, start[part], options)
-        near = _replace(near, np.array(changed), _join(source.in_batches([neighbours[m] for m in changed], fit)))
+        fit = FitFrom(options, settled.moving_from_reference[changed], np.zeros(len(changed), dtype=bool))
+        near = replaced(near, np.array(changed), run(fit, [neighbours[m] for m in changed], _uncounted))
     near = replace(near, hop_probability=torch.as_tensor(settled.hop_probability))
     return near, replace(settled, moving_from_reference=near.moving_from_reference, holds=near.valid.numpy())
 
@@ -278,21 +267,8 @@ def _frame_reasons(
     return reasons
 
 
-def _join(parts: list[PairRegistration]) -> PairRegistration:
-    parts = [p for p in parts if len(p.reason)]
-    if not parts:
-        empty = torch.zeros(0, dtype=torch.float64)
-        return PairRegistration(geometry.identity(0), empty.reshape(0, 6, 6), empty, empty, empty, empty.bool(), [])
-    joined = {f: torch.cat([getattr(p, f) for p in parts]).cpu() for f in TENSORS}
-    return PairRegistration(**joined, reason=[r for p in parts for r in p.reason])
-
-
-def _replace(first: PairRegistration, at: np.ndarray, second: PairRegistration) -> PairRegistration:
-    joined = _join([first, second])
-    order = np.arange(len(first.reason))
-    order[at] = len(first.reason) + np.arange(len(at))
-    index = torch.as_tensor(order)
-    return PairRegistration(**{f: getattr(joined, f)[index] for f in TENSORS}, reason=[joined.reason[k] for k in order])
+def _uncounted(pairs: int) -> None:
+    """Advance of work that the total does not count."""
 
 
 class _Counter:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -41,12 +41,25 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if available and name in ("auto", "cuda") else "cpu")
 
 
+@dataclass(frozen=True)
+class SeriesFacts:
+    """What was measured of a whole series: with it, another process works on the same frames without measuring again.
+
+    `unusable` says for each frame that is not used why.
+    """
+
+    unusable: Mapping[int, str]
+    noise: NoiseModel
+    scales: ImageScales
+
+
 class FrameSource:
     """Hands out frames as float32 counts above the dark level, and remembers what was measured of the whole series."""
 
     def __init__(
-        self, series: FrameSeries, device: torch.device, *, dark_level: float = 0.0, gain_e: float | None = None
-    ):
+        self, series: FrameSeries, device: torch.device, *, dark_level: float = 0.0, gain_e: float | None = None,
+        facts: SeriesFacts | None = None,
+    ):  # fmt: skip
         if device.type == "cpu":
             keep_freed_memory()
         self.series, self.device, self.dark_level = series, device, dark_level
@@ -54,13 +67,17 @@ class FrameSource:
         if min(self.shape) < SMALLEST_SIDE_PX:
             size = " × ".join(map(str, self.shape))
             raise ShapeError(f"frames of {size} pixels are too small, expected {SMALLEST_SIDE_PX} or more a side")
-        self.unusable = self._find_unusable()
+        self.unusable = self._find_unusable() if facts is None else dict(facts.unusable)
         self.usable = [k for k in range(self.n_frames) if k not in self.unusable]
         self._gain_e = gain_e
         self._at_hand: dict[int, Tensor] = {}
-        self.noise, self.scales = self._measure(gain_e)
+        self.noise, self.scales = self._measure(gain_e) if facts is None else (facts.noise, facts.scales)
         self.batch = self._batch_size()
         self._cache: OrderedDict[int, PreparedFrames] = OrderedDict()
+
+    def facts(self) -> SeriesFacts:
+        """What is known of the series by now."""
+        return SeriesFacts(dict(self.unusable), self.noise, self.scales)
 
     def on_processor(self) -> FrameSource:
         """The same frames, with what was measured of them, for when a GPU fails."""

@@ -9,20 +9,27 @@ import pandas as pd
 import torch
 
 from atomdiffuser.estimation.drift_tables import affines_of
-from atomdiffuser.estimation.frame_source import FrameSource, choose_device
+from atomdiffuser.estimation.frame_source import FrameSource, SeriesFacts, choose_device
 from atomdiffuser.io.store import read_frames
 from atomdiffuser.io.tables import read_table
 from atomdiffuser.memory_limit import warn_if_too_small
 from atomdiffuser.series import FrameSeries
 
 
-def open_source(frames: Path, device: str | torch.device, stage: str) -> tuple[FrameSeries, FrameSource]:
-    """The stored series, and its frames above the dark level on the device (dark level 0 where it is unknown)."""
+def open_source(
+    frames: Path, device: str | torch.device, stage: str, facts: SeriesFacts | None = None
+) -> tuple[FrameSeries, FrameSource]:
+    """The stored series, and its frames above the dark level on the device (dark level 0 where it is unknown).
+
+    `facts` are what is known of the series already.
+    """
     series = read_frames(frames, dask=False)
     warn_if_too_small(stage, series.frame_shape)
     acquisition = series.acquisition
     device = choose_device(device) if isinstance(device, str) else device
-    source = FrameSource(series, device, dark_level=acquisition.dark_level or 0.0, gain_e=acquisition.gain_e)
+    source = FrameSource(
+        series, device, dark_level=acquisition.dark_level or 0.0, gain_e=acquisition.gain_e, facts=facts
+    )
     return series, source
 
 

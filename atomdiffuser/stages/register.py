@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from atomdiffuser.cluster import Workers, require_seen, workers_at
 from atomdiffuser.config import RegisterSettings
 from atomdiffuser.errors import AtomDiffuserError
-from atomdiffuser.estimation.device_faults import with_processor_in_reserve
+from atomdiffuser.estimation.device_faults import (
+    free_device_memory,
+    is_device_fault,
+    warn_of_processor,
+    with_processor_in_reserve,
+)
 from atomdiffuser.estimation.drift import estimate_drift
 from atomdiffuser.estimation.drift_tables import pairs_table, trajectory_table
-from atomdiffuser.estimation.frame_source import FrameSource, choose_device
+from atomdiffuser.estimation.frame_source import FrameSource, SeriesFacts, choose_device
+from atomdiffuser.estimation.pair_work import Advance, PairRunner, Pairs, PairWork
 from atomdiffuser.io.tables import read_table, write_table
 from atomdiffuser.quality.columns import with_quality_columns, with_scan_columns
 from atomdiffuser.quality.line_jitter import measure_jitter
@@ -33,6 +42,7 @@ def register(
     settings: RegisterSettings,
     *,
     drift_of: Path | None = None,
+    dask_scheduler: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Judge the frames of a stored series and measure their drift.
@@ -42,15 +52,19 @@ def register(
     drift_of
         trajectory.parquet of another channel of the same acquisition, with its pairs.parquet beside it: its drift is
         taken, and only the frames' quality is measured.
+    dask_scheduler
+        Address of a dask.distributed scheduler whose workers register the pairs, on the device that the settings ask
+        for; this process does the rest, on a GPU only where it has one.
 
     Raises
     ------
     AtomDiffuserError
         When fewer than two frames can be used, or the other channel's frames are others than these.
     """
+    here = "auto" if dask_scheduler and settings.device == "cuda" else settings.device
     with_processor_in_reserve(
-        choose_device(settings.device),
-        lambda device: _register(frames, pairs, trajectory, settings, drift_of, progress, device),
+        choose_device(here),
+        lambda device: _register(frames, pairs, trajectory, settings, drift_of, dask_scheduler, progress, device),
     )
 
 
@@ -60,6 +74,7 @@ def _register(
     trajectory: Path,
     settings: RegisterSettings,
     drift_of: Path | None,
+    dask_scheduler: str | None,
     progress: Callable[[int, int], None] | None,
     device: torch.device,
 ) -> None:
@@ -70,7 +85,13 @@ def _register(
         return
     source.leave_out(quality.excluded(settings))
     _require_frames(source, series)
-    drift = estimate_drift(source, settings, progress)
+    estimation = describe_estimation(source)
+    if dask_scheduler:
+        opener = PairsOnWorker(frames.absolute(), source.facts(), settings.device)
+        with workers_at(dask_scheduler, opener) as workers:
+            drift = estimate_drift(source, settings, progress, _by_workers(workers, estimation))
+    else:
+        drift = estimate_drift(source, settings, progress)
     origin = drift.reference_frame
     table = trajectory_table(drift, series)
     valid = np.flatnonzero(table["valid"]).tolist()
@@ -81,12 +102,57 @@ def _register(
         "settings": dataclasses.asdict(settings),
         "reference_frame": origin,
         "frame_shape": list(series.frame_shape),
-        "estimation": describe_estimation(source),
+        "estimation": estimation,
         "drift_from": "",
         "lattice_vectors_px": None if source.lattice_vectors_px is None else source.lattice_vectors_px.tolist(),
     }
     write_table(pairs_table(drift, series), pairs, "pairs", **metadata)
     write_table(table, trajectory, "trajectory", **metadata)
+
+
+@dataclass(frozen=True)
+class PairsOnWorker:
+    """Opens a series on a worker; what it returns does work with a part of its pairs."""
+
+    frames: Path
+    facts: SeriesFacts
+    device: str
+
+    def __call__(self) -> Callable[[tuple[PairWork, Pairs]], tuple[Any, str]]:
+        require_seen(self.frames)
+        opened = lambda device: open_source(self.frames, device, "register", self.facts)[1]
+        source = with_processor_in_reserve(choose_device(self.device), opened)
+
+        def do(part: tuple[PairWork, Pairs]) -> tuple[Any, str]:
+            nonlocal source
+            work, pairs = part
+            try:
+                return work(source, pairs, lambda n: None), source.device.type
+            except Exception as error:
+                if source.device.type == "cpu" or not is_device_fault(error):
+                    raise
+                warn_of_processor(error)
+            free_device_memory()
+            source = source.on_processor()
+            return do(part)
+
+        return do
+
+
+def _by_workers(workers: Workers, estimation: dict[str, Any]) -> PairRunner:
+    """The work of pairs by the workers of a cluster; `estimation` is told what they compute on."""
+    devices = {estimation["device"]}
+
+    def run(work: PairWork, pairs: Pairs, advance: Advance) -> Any:
+        parts, results = workers.parts(len(pairs)), []
+        for part, (found, device) in zip(parts, workers.each((work.of(p), pairs[p]) for p in parts), strict=True):
+            devices.add(device)
+            estimation["device"] = " and ".join(sorted(devices))
+            results.append(found)
+            advance(part.stop - part.start)
+        return work.join(results)
+
+    return run
 
 
 def _take_over(

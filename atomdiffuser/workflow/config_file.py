@@ -1,4 +1,4 @@
-"""config/config.yaml: three keys of its own (session, results, memory_limit) and one section of settings per stage.
+"""config/config.yaml: a few keys of its own (`KEYS`) and one section of settings per stage.
 
 `python -m atomdiffuser.workflow.config_file` writes config/config.yaml and its schema from the settings classes.
 """
@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from atomdiffuser.cluster import require_address
 from atomdiffuser.config import STAGES, Settings, describe_error, from_mapping, stage_schema
 from atomdiffuser.errors import SettingsError
 from atomdiffuser.memory_limit import parse_size
@@ -26,6 +27,8 @@ KEYS = {
     "results": "Folder for the results; empty: results/ inside the session",
     "memory_limit": "Memory that each job keeps to, such as 2 GB; empty: as much as is fastest. Results are the same "
     "but for rounding, and for the seams of the windows that large frames are cut into where the limit is tight",
+    "dask_scheduler": "Address of a dask.distributed scheduler, such as tcp://host:8786, whose workers register the "
+    "pairs and map the decay of a series; empty: this machine does. Results are the same but for rounding",
 }
 
 
@@ -64,6 +67,8 @@ def read_config(config: Mapping[str, Any]) -> Settings:
             parse_size(values["memory_limit"])
         except SettingsError as error:
             raise SettingsError(f"memory_limit: {error}") from None
+    if values.get("dask_scheduler"):
+        require_address(values["dask_scheduler"])
     return Settings(**{name: from_mapping(stage, dict(values.get(name) or {})) for name, stage in STAGES.items()})
 
 

@@ -52,6 +52,19 @@ def test_a_memory_limit_reaches_the_jobs_and_makes_nothing_again(session: Sessio
     assert refused.code and "memory_limit: 'much' is not a size" in refused.said
 
 
+def test_the_address_of_a_cluster_reaches_the_stages_that_hand_work_to_it_and_makes_nothing_again(
+    session: Session,
+) -> None:
+    address = "dask_scheduler=tcp://gpu-node:8786"
+    assert session.run("--dry-run", config=(address,)).planned == set()
+    run = session.run("--dry-run", "--printshellcmds", config=(address, "register={'lags': [2]}"))
+    told = "--dask-scheduler tcp://gpu-node:8786 --status"
+    given = [line.split()[3] for line in run.said.splitlines() if told in line]
+    assert sorted(given) == sorted(["register", "decay"] * len(BOTH)), run.said
+    refused = session.run("--dry-run", config=("dask_scheduler=gpu-node",))
+    assert refused.code and "dask_scheduler: 'gpu-node' is not an address" in refused.said
+
+
 def test_a_renamed_file_is_another_series(session: Session) -> None:
     (session.folder / SECOND_FILE).rename(session.folder / "renamed.emd")
     run = session.run("--dry-run")

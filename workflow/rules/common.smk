@@ -106,6 +106,7 @@ STATUS = f"{OF_SERIES}status.json"
 FLAGS = {stage: settings_flags(settings) for stage, settings in vars(SETTINGS).items()}
 CODE = {stage: code_hash(f"atomdiffuser.stages.{stage}") for stage in (*FLAGS, "summary")}
 MEMORY_LIMIT = shlex.join(["--memory-limit", config["memory_limit"]]) if config.get("memory_limit") else ""
+DASK_SCHEDULER = shlex.join(["--dask-scheduler", config["dask_scheduler"]]) if config.get("dask_scheduler") else ""
 CONFIG_HASH = hashlib.sha256(json.dumps(FLAGS, sort_keys=True).encode()).hexdigest()[:16]
 RUN_COMMAND = run_command(FOLDERS)
 SUMMARY_COMMAND = summary_command(FOLDERS, FLAGS["report"])
@@ -170,7 +171,11 @@ def names_of_report(wildcards):
 
 
 def gpus(stage):
-    """GPUs that a job of this stage takes: with the profile's `gpu: 1`, one job at a time."""
+    """GPUs that a job of this stage takes: with the profile's `gpu: 1`, one job at a time. None where the workers of a
+    cluster compute the maps.
+    """
+    if stage == "decay" and config.get("dask_scheduler"):
+        return 0
     device = getattr(SETTINGS, stage).device
     return int(device == "cuda" or (device == "auto" and shutil.which("nvidia-smi") is not None))
 

@@ -22,6 +22,7 @@ rule decay:
     params:
         settings=FLAGS["decay"],
         memory=lambda wildcards, input: MEMORY_LIMIT,  # of `input`: not recorded, it changes no result
+        cluster=lambda wildcards, input: DASK_SCHEDULER,
         status=STATUS,
         code=CODE["decay"],
         weights=WEIGHTS["decay"],
@@ -29,4 +30,4 @@ rule decay:
         "{wildcards.series}: mapping the decay"
     shell:
         "python -m atomdiffuser decay {input.frames:q} {input.trajectory:q} {output.decay:q} {params.settings:q}"
-        " --threads {threads} {params.memory} --status {params.status:q} --log {log:q}"
+        " --threads {threads} {params.memory} {params.cluster} --status {params.status:q} --log {log:q}"

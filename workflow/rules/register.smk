@@ -25,6 +25,7 @@ rule register:
         drift=lambda wildcards: [f"--drift-of={path}" for path in drift_of_other_channel(wildcards)],
         settings=FLAGS["register"],
         memory=lambda wildcards, input: MEMORY_LIMIT,  # of `input`: not recorded, it changes no result
+        cluster=lambda wildcards, input: DASK_SCHEDULER,
         status=STATUS,
         code=CODE["register"],
         weights=WEIGHTS["register"],
@@ -33,4 +34,4 @@ rule register:
     shell:
         "python -m atomdiffuser register {input.frames:q} {output.pairs:q} {output.trajectory:q} {params.drift:q}"
         " {params.settings:q}"
-        " --threads {threads} {params.memory} --status {params.status:q} --log {log:q}"
+        " --threads {threads} {params.memory} {params.cluster} --status {params.status:q} --log {log:q}"
