@@ -58,7 +58,7 @@ def breakable(name: str) -> Markup:
     >>> breakable("STO_200kV-02")
     Markup('STO_<wbr>200kV-<wbr>02')
     """
-    return Markup("<wbr>").join(re.split(r"(?<=[_.–-])(?=\w)", name))
+    return Markup("<wbr>").join(re.split(r"(?<=\w[_.–-])(?=\w)", name))
 
 
 def sentence(text: str) -> Markup:

@@ -10,7 +10,6 @@ from measured_pairs import SHAPE, error_px, rms, series, source
 from atomdiffuser import estimate_series
 from atomdiffuser import geometry as g
 from atomdiffuser.config import RegisterSettings
-from atomdiffuser.estimation import drift as drift_module
 from atomdiffuser.estimation.drift import estimate_drift
 from atomdiffuser.estimation.drift_tables import affines_of, pairs_table, trajectory_table
 from atomdiffuser.estimation.register import register_from
@@ -111,7 +110,7 @@ def test_a_hop_of_one_pair_is_found_by_the_others(simulated, monkeypatch) -> Non
         result.moving_from_reference[2] = vector @ result.moving_from_reference[2]
         return result
 
-    monkeypatch.setattr(drift_module, "register_from", hopping)
+    monkeypatch.setattr("atomdiffuser.estimation.pair_work.register_from", hopping)
     result = estimate_drift(source(simulated.series.frames[:5]), PAIRS_ALONE)
     bad = result.pairs.tolist().index([1, 3])
     assert np.flatnonzero(~result.registration.valid.numpy()).tolist() == [bad]

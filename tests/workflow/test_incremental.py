@@ -59,7 +59,7 @@ def test_the_address_of_a_cluster_reaches_the_stages_that_hand_work_to_it_and_ma
     assert session.run("--dry-run", config=(address,)).planned == set()
     run = session.run("--dry-run", "--printshellcmds", config=(address, "register={'lags': [2]}"))
     told = "--dask-scheduler tcp://gpu-node:8786 --status"
-    given = [line.split()[3] for line in run.said.splitlines() if told in line]
+    given = [line.partition("-m atomdiffuser ")[2].split()[0] for line in run.said.splitlines() if told in line]
     assert sorted(given) == sorted(["register", "decay"] * len(BOTH)), run.said
     refused = session.run("--dry-run", config=("dask_scheduler=gpu-node",))
     assert refused.code and "dask_scheduler: 'gpu-node' is not an address" in refused.said
