@@ -12,12 +12,11 @@ from torch import Tensor
 from atomdiffuser import geometry
 from atomdiffuser.interpolation import (
     affine_coordinates,
-    filter_separable,
     inside_frame,
     sample_linear,
     sample_nearest,
     sample_spline,
-    spline_prefilter_kernel,
+    spline_coefficients,
 )
 
 Extent = Literal["reference", "intersection", "union"]
@@ -97,8 +96,7 @@ def _sample(image: Tensor, y: Tensor, x: Tensor, interpolation: Interpolation) -
         return sample_linear(image, y, x)
     if interpolation == "nearest":
         return sample_nearest(image, y, x)
-    prefilter = spline_prefilter_kernel()
     padded = torch.nn.functional.pad(image[:, None], (4, 4, 4, 4), mode="reflect")[
         :, 0
     ]  # the spline reaches past the edge
-    return sample_spline(filter_separable(padded, prefilter, prefilter), y + 4, x + 4)
+    return sample_spline(spline_coefficients(padded), y + 4, x + 4)

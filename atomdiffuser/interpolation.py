@@ -74,14 +74,20 @@ class BandedMatrix:
         parts = []
         for row in range(0, rows, step):
             first, last = (k * columns // rows for k in (row, row + step))
-            near = slice(max(first - self.reach, 0), last + self.reach + 1)
-            parts.append(matrix[row : row + step, near] @ images[..., near, :])
+            band = slice(max(first - self.reach, 0), last + self.reach + 1)
+            parts.append(matrix[row : row + step, band] @ images[..., band, :])
         return torch.cat(parts, -2)
 
 
 def filter_separable(images: Tensor, kernel_y: Tensor, kernel_x: Tensor) -> Tensor:
     """Convolve (n, Y, X) along y and x with 1-D kernels; edges are mirrored."""
     return _convolve(_convolve(images, kernel_y, -2), kernel_x, -1)
+
+
+def spline_coefficients(images: Tensor) -> Tensor:
+    """Coefficients of the cubic B-splines through images (n, Y, X), for `sample_spline`."""
+    prefilter = spline_prefilter_kernel()
+    return filter_separable(images, prefilter, prefilter)
 
 
 def smooth(images: Tensor, sigma_px: float) -> Tensor:

@@ -26,7 +26,7 @@ from atomdiffuser.damage.signals import Z95
 from atomdiffuser.damage.template import Template, TemplateOnFrame
 from atomdiffuser.damage.verdicts import holm
 from atomdiffuser.estimation.frame_source import FrameSource
-from atomdiffuser.interpolation import filter_separable, sample_spline, spline_prefilter_kernel
+from atomdiffuser.interpolation import filter_separable, sample_spline, spline_coefficients
 
 PEAK_OVER_SURROUNDINGS = 12.0
 SHARE_OF_STRONGEST = 0.003
@@ -271,9 +271,9 @@ def _solve(normal: np.ndarray, spread: np.ndarray, right: np.ndarray) -> tuple[n
 
 
 def _coefficients(images: np.ndarray, source: FrameSource) -> torch.Tensor:
-    kernel, found = spline_prefilter_kernel(), torch.as_tensor(images, dtype=torch.float32, device=source.device)
+    found = torch.as_tensor(images, dtype=torch.float32, device=source.device)
     for k in range(len(found)):  # large frames one by one
-        found[k] = filter_separable(found[k : k + 1], kernel, kernel)[0]
+        found[k] = spline_coefficients(found[k : k + 1])[0]
     return found
 
 

@@ -22,11 +22,11 @@ from atomdiffuser.estimation.spectrum import ImageScales
 from atomdiffuser.estimation.template import TemplateSum, aligned_part
 from atomdiffuser.interpolation import (
     affine_coordinates,
-    filter_separable,
     inside_frame,
+    near,
     sample_linear,
     sample_spline,
-    spline_prefilter_kernel,
+    spline_coefficients,
 )
 
 MAPS = ("intensity", "contrast")
@@ -106,7 +106,7 @@ class Template:
         shape, device = self.crystal.shape[-2:], self.crystal.device
         y, x = affine_coordinates(geometry.invert(frame_from_reference)[None].to(device), shape)
         on_frame = lambda image: sample_linear(image, y, x)
-        mean, base = (sample_spline(_coefficients(left.pop(name)), y, x) for name in ("mean", "base"))
+        mean, base = (sample_spline(spline_coefficients(left.pop(name)), y, x) for name in ("mean", "base"))
         share = on_frame(left.pop("noise_share"))
         intensity, contrast = (
             (on_frame(left.pop(name)) for name in MAPS) if maps is not None else (torch.ones_like(share),) * 2
@@ -178,18 +178,10 @@ def make_template(
 
 
 def _mean_coefficients(total: Tensor, count: Tensor) -> Tensor:
-    return _coefficients(torch.where(count > 1e-4, (total / count.clamp_min(1e-4)).float(), 0.0))
-
-
-def _coefficients(image: Tensor) -> Tensor:
-    prefilter = spline_prefilter_kernel()
-    return filter_separable(image, prefilter, prefilter)
+    return spline_coefficients(torch.where(count > 1e-4, (total / count.clamp_min(1e-4)).float(), 0.0))
 
 
 def _level(crystal: Tensor, base_px: float) -> Tensor:
     """Crystal (1, Y, X) without what lies so near an edge that the local mean still lags behind the step."""
     reach = math.ceil(LAG * base_px)
-    near = (~crystal)[:, None].float()
-    for size in ((2 * reach + 1, 1), (1, 2 * reach + 1)):
-        near = torch.nn.functional.max_pool2d(near, size, 1, (size[0] // 2, size[1] // 2))
-    return crystal & (near[:, 0] == 0)
+    return crystal & ~near(~crystal, reach)

@@ -12,12 +12,11 @@ from atomdiffuser.estimation.frame_source import FrameSource
 from atomdiffuser.estimation.prepare import PreparedFrames
 from atomdiffuser.interpolation import (
     affine_coordinates,
-    filter_separable,
     inside_frame,
     near,
     sample_linear,
     sample_spline,
-    spline_prefilter_kernel,
+    spline_coefficients,
 )
 
 RINGING_PX = 2  # a spline's coefficients carry 7 % of a step so far
@@ -52,9 +51,8 @@ class TemplateSum:
         mean = lambda total: torch.where(known, total / self.count.clamp_min(1), 0.0).float()
         base, filtered = mean(self.base), mean(self.filtered)
         sound = ~near(~known, RINGING_PX)
-        prefilter = spline_prefilter_kernel()
         return PreparedFrames(
-            coefficients=filter_separable(filtered, prefilter, prefilter),
+            coefficients=spline_coefficients(filtered),
             base=base,
             lattice=filtered - base,
             noise_share=torch.where(sound, 1 / self.count.clamp_min(1), torch.inf).float(),
@@ -74,8 +72,7 @@ def aligned_part(source: FrameSource, index: int, frame_from_reference: Tensor) 
     y, x, inside = _place(source, frame_from_reference)
     if prepared.noise_share.shape[-2:] == prepared.shape:
         inside = inside * (sample_linear(torch.isfinite(prepared.noise_share).float(), y, x) > 0.99)
-    prefilter = spline_prefilter_kernel()
-    base = sample_spline(filter_separable(prepared.base, prefilter, prefilter), y, x)
+    base = sample_spline(spline_coefficients(prepared.base), y, x)
     return TemplateSum(inside * sample_spline(prepared.coefficients, y, x), inside * base, inside, inside)
 
 

@@ -13,11 +13,10 @@ from atomdiffuser import geometry
 from atomdiffuser.errors import SettingsError
 from atomdiffuser.interpolation import (
     affine_coordinates,
-    filter_separable,
     sample_linear,
     sample_spline,
     smooth,
-    spline_prefilter_kernel,
+    spline_coefficients,
 )
 from atomdiffuser.model.affine_fit import motion_covariance
 from atomdiffuser.model.config import MAP_STRIDE
@@ -161,8 +160,7 @@ class PairPrediction:
             for a, b in zip(before, after, strict=True)
         ]
         y, x = affine_coordinates(source @ reference_from_target, self.shape)
-        kernel = spline_prefilter_kernel()
-        pick = lambda part: sample_spline(filter_separable(part, kernel, kernel), y, x)
+        pick = lambda part: sample_spline(spline_coefficients(part), y, x)
         result = pick(base) * factors[0] + pick(image - base) * factors[1] + dark_level
         slack = 1e-3
         seen = (y > -slack) & (y < self.shape[0] - 1 + slack) & (x > -slack) & (x < self.shape[1] - 1 + slack)

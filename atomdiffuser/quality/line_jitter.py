@@ -33,7 +33,7 @@ from atomdiffuser.interpolation import (
     inside_frame,
     sample_spline,
     smooth,
-    spline_prefilter_kernel,
+    spline_coefficients,
 )
 
 DERIVATIVE = (
@@ -99,7 +99,7 @@ def aligned(source: FrameSource, frame_from_reference: np.ndarray, frame: int) -
     """What one frame adds."""
     y, x = affine_coordinates(torch.as_tensor(frame_from_reference)[None].to(source.device), source.shape)
     inside = inside_frame(y, x, source.shape, RIM_PX).double()
-    return SampleSum(inside * sample_spline(_coefficients(source.raw(frame)), y, x), inside)
+    return SampleSum(inside * sample_spline(spline_coefficients(source.raw(frame)), y, x), inside)
 
 
 def measure_jitter(source: FrameSource, affines: np.ndarray, frames: list[int]) -> dict[int, LineOffsets]:
@@ -123,7 +123,7 @@ def line_offsets(source: FrameSource, whole: SampleSum, frame_from_reference: np
         return _nothing(source.shape[0])
     width = source.scales.filter_px
     kernel = gaussian_kernel(width)
-    template = sample_spline(_coefficients(filter_separable(mean, kernel, kernel)), y, x)
+    template = sample_spline(spline_coefficients(filter_separable(mean, kernel, kernel)), y, x)
     return _offsets(source, source.raw(frame), template, known, others)
 
 
@@ -176,11 +176,6 @@ def _high_pass(lines: np.ndarray, sigma: np.ndarray) -> np.ndarray:
     distance = (lines[:, None] - lines[None, :]) / SLOW_LINES
     weight = np.exp(-0.5 * distance**2) / sigma**2
     return np.eye(len(lines)) - weight / weight.sum(axis=1, keepdims=True)
-
-
-def _coefficients(images: Tensor) -> Tensor:
-    prefilter = spline_prefilter_kernel()
-    return filter_separable(images, prefilter, prefilter)
 
 
 def _nearest(image: Tensor, y: Tensor, x: Tensor) -> Tensor:

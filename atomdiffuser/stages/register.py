@@ -14,12 +14,7 @@ import torch
 from atomdiffuser.cluster import Workers, require_seen, workers_at
 from atomdiffuser.config import RegisterSettings
 from atomdiffuser.errors import AtomDiffuserError
-from atomdiffuser.estimation.device_faults import (
-    free_device_memory,
-    is_device_fault,
-    warn_of_processor,
-    with_processor_in_reserve,
-)
+from atomdiffuser.estimation.device_faults import with_processor_in_reserve
 from atomdiffuser.estimation.drift import estimate_drift
 from atomdiffuser.estimation.drift_tables import pairs_table, trajectory_table
 from atomdiffuser.estimation.frame_source import FrameSource, SeriesFacts, choose_device
@@ -124,17 +119,15 @@ class PairsOnWorker:
         source = with_processor_in_reserve(choose_device(self.device), opened)
 
         def do(part: tuple[PairWork, Pairs]) -> tuple[Any, str]:
-            nonlocal source
             work, pairs = part
-            try:
+
+            def on(device: torch.device) -> tuple[Any, str]:
+                nonlocal source
+                if device != source.device:
+                    source = source.on_processor()
                 return work(source, pairs, lambda n: None), source.device.type
-            except Exception as error:
-                if source.device.type == "cpu" or not is_device_fault(error):
-                    raise
-                warn_of_processor(error)
-            free_device_memory()
-            source = source.on_processor()
-            return do(part)
+
+            return with_processor_in_reserve(source.device, on)
 
         return do
 
