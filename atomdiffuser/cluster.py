@@ -7,6 +7,7 @@ there until their turn.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 import threading
@@ -21,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from atomdiffuser.errors import AtomDiffuserError, ClusterError, SettingsError
-from atomdiffuser.workflow.code_hash import PACKAGE, hash_of_files
 
 ANSWERS_WITHIN_S = 30.0
 LOOKS_EVERY_S = 5.0
@@ -226,7 +226,11 @@ def require_seen(path: Path) -> None:
 @cache
 def package_hash() -> str:
     """Hash of the package's code and weights when it was asked first, which is about when they were loaded."""
-    return hash_of_files(p for p in PACKAGE.rglob("*") if p.suffix in (".py", ".safetensors"))
+    digest, folder = hashlib.sha256(), Path(__file__).resolve().parent
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".py", ".safetensors")):
+        digest.update(f"{path.relative_to(folder).as_posix()}\0".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _connect(address: str, answers_within_s: float) -> Any:

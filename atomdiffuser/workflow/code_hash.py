@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -25,13 +24,8 @@ def code_hash(module: str, package: Path = PACKAGE) -> str:
     package
         Folder of the package that `module` belongs to.
     """
-    return hash_of_files(imported_files(module, package), package)
-
-
-def hash_of_files(paths: Iterable[Path], package: Path = PACKAGE) -> str:
-    """Hash of the names and contents of files of a package, in any order."""
     digest = hashlib.sha256()
-    for path in sorted(paths):
+    for path in sorted(imported_files(module, package)):
         digest.update(f"{path.relative_to(package).as_posix()}\0".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
