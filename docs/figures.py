@@ -17,7 +17,7 @@ import torch
 
 from atomdiffuser import geometry, simulate_series
 from atomdiffuser.damage import fit_exponential
-from atomdiffuser.evaluation.bound import affine_bound_px
+from atomdiffuser.simulation.drift_bound import pair_bound_px
 from atomdiffuser.simulation.series import SimulatedSeries
 
 IMAGES = Path(__file__).resolve().parent / "images"
@@ -87,7 +87,7 @@ def bounds() -> plt.Figure:
         values = []
         for count in electrons:
             frames = simulated(n_frames=2, shape=(side, side), electrons_per_px=float(count), drift_px_per_frame=0.0)
-            values.append(affine_bound_px(frames.expected[0], frames.expected[1]))
+            values.append(pair_bound_px(*frames.expected, frames.frame_from_reference[1]))
         axis.loglog(electrons, values, ".-", color=colour, label=f"{side} × {side} px")
     axis.set(xlabel="electrons per pixel (brightest point)", ylabel="bound of the drift's error [px]")
     axis.legend(frameon=False)

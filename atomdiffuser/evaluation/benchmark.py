@@ -16,6 +16,11 @@ from atomdiffuser.simulation.pairs import PairRanges, simulate_pairs
 
 CRYSTALS = ("LLZO[100]", "LLZO[111]", "SrTiO3", "Si", "graphene", "nanoparticle")
 ELECTRONS = (2.0, 5.0, 20.0, 100.0, 500.0)
+CONDITIONS = {
+    "damaged": {"undamaged": 0.0},
+    "damaged before": {"undamaged": 0.0, "damaged_before": 1.0},  # the reference lost up to half already
+    "undamaged": {"undamaged": 1.0},
+}
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,9 @@ class BenchmarkOptions:
     pairs
         Of each crystal and fluence.
     largest_loss
-        Damage goes up to this share.
+        Damage between the two frames goes up to this share.
+    ranges
+        The reference is intact, but for the condition that says otherwise.
     """
 
     shape: tuple[int, int] = (256, 256)
@@ -36,20 +43,20 @@ class BenchmarkOptions:
     crystals: tuple[str, ...] = CRYSTALS
     largest_loss: float = 0.6
     seed: int = 424242
-    ranges: PairRanges = field(default_factory=PairRanges)
+    ranges: PairRanges = field(default_factory=lambda: PairRanges(damaged_before=0.0))
 
 
 def by_fluence(
     methods: dict[str, Method], options: BenchmarkOptions, *, device: torch.device | str = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> pd.DataFrame:  # fmt: skip
-    """A row per method, fluence and condition (`damaged`, `undamaged`): errors over all crystals."""
+    """A row per method, fluence and condition of `CONDITIONS`: errors over all crystals."""
     rows = []
-    conditions = [(e, c) for e in options.electrons for c in ("damaged", "undamaged")]
+    conditions = [(e, c) for e in options.electrons for c in CONDITIONS]
     for done, (electrons, condition) in enumerate(conditions):
         ranges = replace(
             options.ranges, electrons=(electrons, electrons), loss=(0.0, options.largest_loss),
-            undamaged=1.0 if condition == "undamaged" else 0.0,
+            **CONDITIONS[condition],
         )  # fmt: skip
         n = options.pairs * len(options.crystals)
         pairs = simulate_pairs(n, options.shape, options.seed + done, device, crystals=options.crystals, ranges=ranges)

@@ -1,7 +1,7 @@
 """Drift of single pairs, beside the registration tools of the field: same frames, same run, against the physical limit.
 
 An error is the RMS displacement over the frame between the affine found and the true one, divided by the Cramér–Rao
-bound (`bound.affine_bound_px`).
+bound of the pair (`simulation.drift_bound.pair_bound_px`: specimen and smooth decay unknown, the whole overlap used).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import torch
 
 from atomdiffuser import geometry
 from atomdiffuser.estimation.api import estimate_pairs
-from atomdiffuser.evaluation.bound import affine_bound_px
 from atomdiffuser.evaluation.peers import Estimate
+from atomdiffuser.simulation.drift_bound import pair_bound_px
 from atomdiffuser.simulation.series import SimulatedSeries, simulate_series
 
 OURS = "AtomDiffuser"
@@ -92,8 +92,10 @@ def run_benchmark(
             for method in methods.values():
                 method(frames[0].copy(), frames[1].copy())
         for apart in options.frames_apart:
-            bound = affine_bound_px(simulated.expected[0], simulated.expected[apart])
             true = simulated.frame_from_reference[apart]
+            bound = pair_bound_px(
+                simulated.expected[0], simulated.expected[apart], true, simulated.contrast[apart]
+            )
             for name, method in methods.items():
                 pair = frames[0].copy(), frames[apart].copy()  # some tools write into what they are given
                 started = time.perf_counter()

@@ -9,7 +9,6 @@ import torch
 
 from atomdiffuser import geometry
 from atomdiffuser.evaluation import peers
-from atomdiffuser.evaluation.bound import affine_bound_px
 from atomdiffuser.evaluation.drift import (
     NOTHING,
     OURS,
@@ -53,19 +52,6 @@ def test_a_tool_that_is_not_installed_is_named(monkeypatch) -> None:
     monkeypatch.setattr(peers, "PEERS", (missing, *peers.PEERS[-1:]))
     found, absent = peers.available_peers()
     assert list(found) == ["HyperSpy"] and "no_such_module_anywhere" in absent["Imaginary"]
-
-
-def test_bound_is_what_an_efficient_estimator_reaches() -> None:
-    """A wave of known form: σ² = noise / Σ slope², twice (two frames); the shift alone is a sixth of the whole."""
-    y, x = np.mgrid[:64, :96]
-    image = 100 + 40 * np.sin(2 * np.pi * x / 12) + 40 * np.sin(2 * np.pi * y / 12)
-    slope = 40 * np.sqrt(0.5) * 2 * np.pi / 12
-    inner = 48 * 80
-    shift = np.sqrt(2 * 100 / (inner * slope**2))  # along one axis, other parameters known
-    bound = affine_bound_px(image, image)
-    # six parameters of equal weight; the rim that is not used makes the linear ones a little less certain
-    assert shift * np.sqrt(6) < bound < 1.5 * shift * np.sqrt(6)
-    assert affine_bound_px(4 * image, 4 * image) == pytest.approx(bound / 2, rel=1e-6)
 
 
 def test_a_step_of_the_lattice_is_a_hop_and_other_errors_are_not() -> None:
