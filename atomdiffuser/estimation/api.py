@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from atomdiffuser import geometry
 from atomdiffuser.config import DecaySettings, RegisterSettings
 from atomdiffuser.errors import SettingsError, ShapeError
 from atomdiffuser.estimation.decay import decay_estimator
+from atomdiffuser.estimation.device_faults import in_smaller_parts, with_processor_in_reserve
 from atomdiffuser.estimation.drift import estimate_drift
 from atomdiffuser.estimation.frame_source import FrameSource, choose_device
 from atomdiffuser.estimation.local_regression import full_resolution
@@ -157,7 +159,7 @@ def estimate_pairs(
         (n, 2), or (2,) for one pair: time or fluence of the reference and of the moving frame; gives the states of
         `PairEstimates.at` their place.
     device
-        "auto", "cpu" or "cuda".
+        "auto", "cpu" or "cuda". Where a GPU fails, the processor does the work, with a warning.
     predict
         False leaves the network out: the drift starts from correlation alone, the maps come from local regression.
     refine
@@ -200,29 +202,40 @@ def estimate_pairs(
         )
     if not (predict or refine):
         raise SettingsError("predict and refine are both False; one of them has to find the drift")
-    n, shape = len(reference), reference.shape[1:]
-    source = FrameSource(
-        FrameSeries(_Interleaved(reference, moving)), choose_device(device), dark_level=dark_level, gain_e=gain_e
-    )
+    n = len(reference)
+    times = None if time is None else np.asarray(time, dtype=float).reshape(-1, 2)
+    if times is not None and len(times) != n:
+        given = np.asarray(time).shape
+        raise ShapeError(f"time has shape {given}, expected ({n}, 2): reference and moving of each pair")
+    series = FrameSeries(_Interleaved(reference, moving))
+
+    def on(here: torch.device) -> PairEstimates:
+        source = FrameSource(series, here, dark_level=dark_level, gain_e=gain_e)
+        predictor = Predictor.of(source, weights) if predict else None
+        return _estimate_pairs(source, n, times, predictor, refine, maps, max_drift_px)
+
+    return with_processor_in_reserve(choose_device(device), on)
+
+
+def _estimate_pairs(
+    source: FrameSource, n: int, times: np.ndarray | None, predictor: Predictor | None, refine: bool, maps: bool,
+    max_drift_px: float | None,
+) -> PairEstimates:  # fmt: skip
+    """What `estimate_pairs` gives, of n pairs that stand in the source as reference, moving, reference, moving …"""
+    shape = source.shape
     options = FitOptions(
         noise=source.noise,
         scales=source.scales,
         max_shift_px=max_drift_px or RegisterSettings.max_drift_fraction * min(shape),
     )
-    times = None if time is None else np.asarray(time, dtype=float).reshape(-1, 2)
-    if times is not None and len(times) != n:
-        given = np.asarray(time).shape
-        raise ShapeError(f"time has shape {given}, expected ({n}, 2): reference and moving of each pair")
     results = _empty(n, shape, maps, times)
     for k in range(n):
         blank = source.unusable.get(2 * k) or source.unusable.get(2 * k + 1)
         if blank:
             results.reason[k] = blank
     good = [k for k in range(n) if not results.reason[k]]
-    batch = source.batch
-    predictor = Predictor.of(source, weights) if predict else None
-    for at in range(0, len(good), batch):
-        index = good[at : at + batch]
+
+    def estimate(index: Sequence[int]) -> None:
         pairs = [(2 * k, 2 * k + 1) for k in index]
         found = _register(source, pairs, options, predictor, refine)
         ok = found.valid.cpu().numpy()
@@ -242,6 +255,8 @@ def estimate_pairs(
             drift = found.moving_from_reference[kept]
             for name, values in _maps(source, [pairs[m] for m in kept], drift, predictor).items():
                 getattr(results, name)[[index[m] for m in kept]] = values.cpu().numpy()
+
+    in_smaller_parts(estimate, good, source.batch)
     return results
 
 
@@ -270,7 +285,7 @@ def estimate_series(
         Electrons per count; None estimates the noise from the frames. A dark level or gain that a `FrameSeries` knows
         is taken where neither is given here.
     device
-        "auto", "cpu" or "cuda".
+        "auto", "cpu" or "cuda". Where a GPU fails, the processor does the work, with a warning.
     predict
         False leaves the network out.
     settings
@@ -298,7 +313,6 @@ def estimate_series(
     >>> found.valid.all(), found.frame_from_reference.shape, found.intensity.shape
     (np.True_, (3, 3, 3), (3, 96, 112))
     """
-    from atomdiffuser.estimation.drift_tables import pairs_table
     from atomdiffuser.interop.frames import as_frame_series
 
     series = as_frame_series(frames, times=times)
@@ -307,13 +321,27 @@ def estimate_series(
         dark_level = known.dark_level
     if gain_e == 1.0 and known.gain_e is not None:
         gain_e = known.gain_e
-    source = FrameSource(series, choose_device(device), dark_level=dark_level, gain_e=gain_e)
     start: Literal["network", "correlation"] = "network" if predict else "correlation"
-    drift = estimate_drift(source, settings or RegisterSettings(start=start, weights=weights))
+    chosen = settings or RegisterSettings(start=start, weights=weights)
+
+    def on(here: torch.device) -> SeriesEstimate:
+        source = FrameSource(series, here, dark_level=dark_level, gain_e=gain_e)
+        return _estimate_series(source, series, chosen, _decay_settings(predict, weights))
+
+    return with_processor_in_reserve(choose_device(device), on)
+
+
+def _estimate_series(
+    source: FrameSource, series: FrameSeries, settings: RegisterSettings, decay: DecaySettings
+) -> SeriesEstimate:
+    """What `estimate_series` gives, of the frames of a source."""
+    from atomdiffuser.estimation.drift_tables import pairs_table
+
+    drift = estimate_drift(source, settings)
     t, shape = series.n_frames, series.frame_shape
     intensity, contrast = (np.full((t, *shape), np.nan, np.float32) for _ in range(2))
     origin = drift.reference_frame
-    estimate_maps = decay_estimator(source, _decay_settings(predict, weights))
+    estimate_maps = decay_estimator(source, decay)
     for k in np.flatnonzero(drift.trajectory.connected):
         if k == origin:
             intensity[k] = contrast[k] = 1.0

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from atomdiffuser import estimate_pairs, estimate_series
 from atomdiffuser.config import ConvertSettings, DecaySettings, RegisterSettings
+from atomdiffuser.estimation import api
 from atomdiffuser.estimation import decay as decay_module
 from atomdiffuser.estimation.decay import decay_estimator
 from atomdiffuser.estimation.device_faults import in_smaller_parts, is_device_fault, with_processor_in_reserve
@@ -192,3 +194,62 @@ def test_the_drift_of_a_series_is_measured_again_without_the_gpu(tmp_path: Path,
     register_stage.register(frames, tmp_path / "p2.parquet", tmp_path / "t2.parquet", settings)
     assert len(calls) == 2 and "the processor does the rest" in caplog.text
     assert read_table(tmp_path / "t2.parquet").equals(read_table(tmp_path / "t.parquet"))
+
+
+class _OnGpu(FrameSource):
+    """A source that stands for one on a GPU: its frames lie in this memory all the same."""
+
+    def __init__(self, series: FrameSeries, device: torch.device, **known) -> None:
+        super().__init__(series, torch.device("cpu"), **known)
+        self.is_on_gpu = device.type == "cuda"
+
+
+@pytest.fixture
+def as_if_on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "FrameSource", _OnGpu)
+    monkeypatch.setattr(api, "choose_device", lambda _: torch.device("cuda"))
+
+
+@pytest.mark.parametrize("fault", [FULL, BROKEN])
+def test_pairs_and_series_in_memory_go_on_with_the_processor(
+    fault: Exception, as_if_on_gpu: None, monkeypatch: pytest.MonkeyPatch, caplog
+) -> None:
+    frames = simulate_series("SrTiO3", n_frames=4, shape=(72, 88), electrons_per_px=200, seed=4).series.frames
+    with monkeypatch.context() as sound:
+        sound.setattr(api, "choose_device", lambda _: torch.device("cpu"))
+        pairs = estimate_pairs(frames[:-1], frames[1:], predict=False)
+        series = estimate_series(frames, predict=False)
+    register, drift = api._register, api.estimate_drift
+
+    def failing(run):
+        def attempt(source: _OnGpu, *arguments):
+            if source.is_on_gpu:
+                raise fault
+            return run(source, *arguments)
+
+        return attempt
+
+    monkeypatch.setattr(api, "_register", failing(register))
+    monkeypatch.setattr(api, "estimate_drift", failing(drift))
+    again, whole = estimate_pairs(frames[:-1], frames[1:], predict=False), estimate_series(frames, predict=False)
+    assert caplog.text.count("the processor does the rest") == 2
+    for name in ("moving_from_reference", "displacement_sigma_px", "intensity", "contrast"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(pairs, name))
+    np.testing.assert_array_equal(whole.frame_from_reference, series.frame_from_reference)
+    np.testing.assert_array_equal(whole.contrast, series.contrast)
+
+
+def test_pairs_in_memory_are_tried_fewer_at_a_time(as_if_on_gpu: None, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
+    frames = simulate_series("SrTiO3", n_frames=4, shape=(72, 88), electrons_per_px=200, seed=4).series.frames
+    register, asked = api._register, []
+
+    def small(source: _OnGpu, pairs: list[tuple[int, int]], *arguments):
+        asked.append(len(pairs))
+        if len(pairs) > 1:
+            raise FULL
+        return register(source, pairs, *arguments)
+
+    monkeypatch.setattr(api, "_register", small)
+    found = estimate_pairs(frames[:-1], frames[1:], predict=False, maps=False)
+    assert found.valid.all() and asked == [3, 2, 1, 1, 1]
+    assert "at a time" in caplog.text and "the processor" not in caplog.text
