@@ -72,9 +72,7 @@ def _case(specimen: str, electrons: float, lag: int, n_seeds: int) -> dict[str, 
         ours.append(error(torch.as_tensor(found.moving_from_reference[0])))
         phase.append(error(geometry.translation(torch.as_tensor(-shift))))
         nothing.append(error(geometry.identity()))
-        bound = pair_bound_px(
-            simulated.expected[0], simulated.expected[lag], true.numpy(), simulated.contrast[lag]
-        )
+        bound = pair_bound_px(simulated.expected[0], simulated.expected[lag], true.numpy(), simulated.contrast[lag])
         ratio.append(ours[-1] / bound)
     return {
         "error_over_bound": float(np.nanmedian(ratio)),

@@ -13,6 +13,7 @@ import torch
 from atomdiffuser import geometry
 from atomdiffuser.config import DecaySettings, RegisterSettings
 from atomdiffuser.errors import SettingsError, ShapeError
+from atomdiffuser.estimation.alike import alike
 from atomdiffuser.estimation.decay import decay_estimator
 from atomdiffuser.estimation.device_faults import in_smaller_parts, with_processor_in_reserve
 from atomdiffuser.estimation.drift import estimate_drift
@@ -150,7 +151,7 @@ def estimate_pairs(
     Parameters
     ----------
     reference, moving
-        (Y, X) one pair or (n, Y, X) pairs, counts.
+        (Y, X) one pair or (n, Y, X) pairs, counts. Pairs that show the same structure share what is measured of it.
     dark_level
         Counts without beam.
     gain_e
@@ -207,41 +208,41 @@ def estimate_pairs(
     if times is not None and len(times) != n:
         given = np.asarray(time).shape
         raise ShapeError(f"time has shape {given}, expected ({n}, 2): reference and moving of each pair")
-    series = FrameSeries(_Interleaved(reference, moving))
+    groups = alike(reference, moving)
 
     def on(here: torch.device) -> PairEstimates:
-        source = FrameSource(series, here, dark_level=dark_level, gain_e=gain_e)
-        predictor = Predictor.of(source, weights) if predict else None
-        return _estimate_pairs(source, n, times, predictor, refine, maps, max_drift_px)
+        results = _empty(n, reference.shape[1:], maps, times)
+        for group in groups:
+            pairs = FrameSeries(_Interleaved(reference, moving, group))
+            source = FrameSource(pairs, here, dark_level=dark_level, gain_e=gain_e)
+            predictor = Predictor.of(source, weights) if predict else None
+            _fill_in(results, group, source, predictor, refine, maps, max_drift_px)
+        return results
 
     return with_processor_in_reserve(choose_device(device), on)
 
 
-def _estimate_pairs(
-    source: FrameSource, n: int, times: np.ndarray | None, predictor: Predictor | None, refine: bool, maps: bool,
-    max_drift_px: float | None,
-) -> PairEstimates:  # fmt: skip
-    """What `estimate_pairs` gives, of n pairs that stand in the source as reference, moving, reference, moving …"""
-    shape = source.shape
+def _fill_in(
+    results: PairEstimates, group: np.ndarray, source: FrameSource, predictor: Predictor | None, refine: bool,
+    maps: bool, max_drift_px: float | None,
+) -> None:  # fmt: skip
+    """Estimate the pairs of a group, which stand in the source as reference, moving, reference, moving …"""
     options = FitOptions(
         noise=source.noise,
         scales=source.scales,
-        max_shift_px=max_drift_px or RegisterSettings.max_drift_fraction * min(shape),
+        max_shift_px=max_drift_px or RegisterSettings.max_drift_fraction * min(source.shape),
     )
-    results = _empty(n, shape, maps, times)
-    for k in range(n):
-        blank = source.unusable.get(2 * k) or source.unusable.get(2 * k + 1)
-        if blank:
-            results.reason[k] = blank
-    good = [k for k in range(n) if not results.reason[k]]
+    places = range(len(group))
+    blank = [source.unusable.get(2 * k) or source.unusable.get(2 * k + 1) or "" for k in places]
+    for k in places:
+        results.reason[group[k]] = blank[k]
 
     def estimate(index: Sequence[int]) -> None:
         pairs = [(2 * k, 2 * k + 1) for k in index]
         found = _register(source, pairs, options, predictor, refine)
         ok = found.valid.cpu().numpy()
-        kept = np.flatnonzero(ok).tolist()
         covariance = found.affine_covariance().cpu().numpy()
-        for m, k in enumerate(index):
+        for m, k in enumerate(group[index]):
             results.reason[k] = found.reason[m]
             results.valid[k] = ok[m]
             results.hop_probability[k] = float(found.hop_probability[m])
@@ -251,13 +252,13 @@ def _estimate_pairs(
                 results.moving_from_reference[k] = found.moving_from_reference[m].cpu().numpy()
                 results.affine_covariance[k] = covariance[m]
                 results.displacement_sigma_px[k] = float(found.displacement_sigma_px[m])
+        kept = np.flatnonzero(ok).tolist()
         if maps and kept:
             drift = found.moving_from_reference[kept]
             for name, values in _maps(source, [pairs[m] for m in kept], drift, predictor).items():
-                getattr(results, name)[[index[m] for m in kept]] = values.cpu().numpy()
+                getattr(results, name)[group[[index[m] for m in kept]]] = values.cpu().numpy()
 
-    in_smaller_parts(estimate, good, source.batch)
-    return results
+    in_smaller_parts(estimate, [k for k in places if not blank[k]], source.batch)
 
 
 def estimate_series(
@@ -388,14 +389,14 @@ def _decay_settings(predict: bool, weights: str = DecaySettings.weights) -> Deca
 
 
 class _Interleaved:
-    """Two stacks seen as one series: reference 0, moving 0, reference 1, …"""
+    """Pairs of two stacks seen as one series: reference, moving, reference, …"""
 
-    def __init__(self, reference: np.ndarray, moving: np.ndarray):
-        self.stacks = reference, moving
-        self.shape = (2 * len(reference), *reference.shape[1:])
+    def __init__(self, reference: np.ndarray, moving: np.ndarray, pairs: np.ndarray):
+        self.stacks, self.pairs = (reference, moving), pairs
+        self.shape = (2 * len(pairs), *reference.shape[1:])
 
     def __getitem__(self, index: int) -> np.ndarray:
-        return self.stacks[index % 2][index // 2]
+        return self.stacks[index % 2][self.pairs[index // 2]]
 
 
 def _empty(n: int, shape: tuple[int, ...], maps: bool, time: np.ndarray | None) -> PairEstimates:

@@ -61,7 +61,7 @@ class ImageScales:
 def measure_scales(frames: Tensor) -> ImageScales:
     """Scales of frames (n, Y, X), from their mean power spectrum."""
     power, frequency, floor = mean_power(frames)
-    signal = _clear_signal(power, floor, frames.shape[0])
+    signal = clear_signal(power, floor, frames.shape[0])
     period = lattice_period(frames)
     filter_px, stride = _filter_and_stride(signal, frequency, floor)
     narrower = [w for w in FILTER_CANDIDATES_PX if w <= filter_px and _stride(signal, frequency, w) <= stride]
@@ -99,7 +99,7 @@ def mean_power(frames: Tensor) -> tuple[Tensor, Tensor, float]:
     return power, frequency, floor
 
 
-def _clear_signal(power: Tensor, floor: float, n_frames: int) -> Tensor:
+def clear_signal(power: Tensor, floor: float, n_frames: int) -> Tensor:
     """Power above the noise floor where it stands clear of it, 0 elsewhere.
 
     Where there is noise alone, half of the bins lie above the floor by chance. Weighted by f², the many bins at high

@@ -93,9 +93,7 @@ def run_benchmark(
                 method(frames[0].copy(), frames[1].copy())
         for apart in options.frames_apart:
             true = simulated.frame_from_reference[apart]
-            bound = pair_bound_px(
-                simulated.expected[0], simulated.expected[apart], true, simulated.contrast[apart]
-            )
+            bound = pair_bound_px(simulated.expected[0], simulated.expected[apart], true, simulated.contrast[apart])
             for name, method in methods.items():
                 pair = frames[0].copy(), frames[apart].copy()  # some tools write into what they are given
                 started = time.perf_counter()

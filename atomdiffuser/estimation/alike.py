@@ -1,0 +1,65 @@
+"""Which of many pairs show the same structure, so that what is measured of one serves the others too.
+
+Filters, local mean and lattice come from the power spectra of many frames together, which helps at few counts. In a sum
+over other specimens, or other orientations of one, the spots of each are lost among those of the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from atomdiffuser.estimation.spectrum import LOWEST_BIN, clear_signal, mean_power
+
+SQUARE_PX = 256
+"""Largest side of the square about the centre that is looked at."""
+ALIKE = 0.5
+"""Correlation of two spectra: above 0.9 for pairs of one specimen, also where it decays or turns by 2°, from
+1 electron a pixel on; below 0.2 for other specimens, or one that lies otherwise."""
+CAUTIOUS = 1  # frame, as which two are judged, so that noise alone shows nothing
+SMALLEST_PX = 4 * LOWEST_BIN
+
+
+def alike(reference: np.ndarray, moving: np.ndarray) -> list[np.ndarray]:
+    """Numbers of the pairs (n, Y, X) in groups that show the same structure, each in order.
+
+    Pairs that show nothing clear of the noise go to the first group.
+    """
+    groups: list[list[int]] = []
+    leaders: list[Tensor] = []
+    quiet = []
+    for k in range(len(reference)):
+        spots = _spots([reference[k], moving[k]]) if len(reference) > 1 else None
+        if spots is None:
+            quiet.append(k)
+            continue
+        likeness = [float((spots * leader).sum()) for leader in leaders]
+        if likeness and max(likeness) > ALIKE:
+            groups[int(np.argmax(likeness))].append(k)
+        else:
+            groups.append([k])
+            leaders.append(spots)
+    first, *others = groups or [[]]
+    return [np.array(group, dtype=int) for group in (sorted(first + quiet), *others) if group]
+
+
+def _spots(frames: Sequence[np.ndarray]) -> Tensor | None:
+    """Power of a pair that stands clear of the noise, over its norm; None without any."""
+    shape = frames[0].shape
+    size = min(SQUARE_PX, *shape) // 2 * 2
+    if size < SMALLEST_PX:
+        return None
+    corner = [(s - size) // 2 for s in shape]
+    window = np.s_[corner[0] : corner[0] + size, corner[1] : corner[1] + size]
+    square = torch.from_numpy(np.stack([np.asarray(frame[window], dtype=np.float32) for frame in frames]))
+    known = torch.isfinite(square)
+    if not bool(known.all()):
+        square = torch.where(known, square, square[known].mean() if bool(known.any()) else 0.0)
+    power, frequency, floor = mean_power(square)
+    found = torch.where(frequency >= LOWEST_BIN / size, clear_signal(power, floor, CAUTIOUS), 0.0)
+    found = torch.nn.functional.avg_pool2d(found[None, None].clamp_min(0).sqrt(), 3, 1, 1)[0, 0]
+    norm = found.norm()
+    return found / norm if float(norm) > 0 else None
