@@ -13,11 +13,13 @@ all columns of a frame share is drift that was left over, and is taken out.
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pandas as pd
+import scipy.fft
 import scipy.ndimage
 import scipy.spatial
 import scipy.special
@@ -32,15 +34,19 @@ from atomdiffuser.estimation.frame_source import FrameSource
 from atomdiffuser.estimation.template import sum_template
 from atomdiffuser.interpolation import filter_separable, sample_spline
 
+logger = logging.getLogger(__name__)
+
 LEAST_HEIGHT = 0.25  # over the local mean, as a share of a bright column's
 LEAST_SIGNIFICANCE = 6.0  # of a column in the template
 LEAST_SPACING_PX = 5.0
-MOST_COLUMNS = 20000
+MOST_FOLLOWED = 2**23
+"""Columns times frames that are followed at most: 28 bytes each are kept."""
 LARGEST_SIGMA_PX = 1.0  # of a displacement in one frame, above which it says nothing
 NEAREST = 0.45  # of the distance between columns: what is nearer to one belongs to it
 LOST = 0.3  # share of a column's brightness, against what the others kept
 HOPPED = 0.2  # of the distance between columns
 CERTAIN = 4.0  # standard deviations of a displacement
+SPOTS = 20  # of the strongest, the last of which says what is strong
 DIFFERENCE = torch.tensor([0.5, 0.0, -0.5], dtype=torch.float64)
 TABLE = (
     "column", "region", "y_px", "x_px", "y_nm", "x_nm", "intensity", "amplitude_first", "amplitude_last", "msd_px2",
@@ -57,7 +63,7 @@ class ColumnTracks:
 
     `intensity` (t, n) mean counts around a column with its σ, `amplitude` (t, n) over the template's with its σ,
     `displacement_px` (t, n, 2) against the template with `displacement_sigma_px` (t, n) per axis; NaN where a frame
-    shows too little.
+    shows too little. All float32.
     """
 
     position_px: np.ndarray
@@ -71,14 +77,32 @@ class ColumnTracks:
 
     def msd(self) -> tuple[np.ndarray, np.ndarray]:
         """(n,) mean square displacement about each column's mean place, noise subtracted, and its 1 σ [px²]."""
-        n = np.isfinite(self.displacement_px[..., 0]).sum(0)
+        frames, places = range(len(self.displacement_px)), self.displacement_px
+        total = lambda of: sum((np.nan_to_num(of(k)) for k in frames), np.zeros(len(self.position_px)))
+        n = total(lambda k: np.isfinite(places[k, :, 0]))
         with np.errstate(divide="ignore", invalid="ignore"):
-            mean = np.nansum(self.displacement_px, 0) / n[:, None]
-            square = np.nansum(((self.displacement_px - mean) ** 2).sum(-1), 0) / (n - 1)
-            noise = 2 * np.nansum(self.displacement_sigma_px**2, 0) / n
+            mean = np.stack([total(lambda k, a=a: places[k, :, a].astype(float)) / n for a in (0, 1)], 1)
+            square = total(lambda k: ((places[k] - mean) ** 2).sum(-1)) / (n - 1)
+            noise = 2 * total(lambda k: self.displacement_sigma_px[k].astype(float) ** 2) / n
             sigma = np.maximum(square, noise) / np.sqrt(np.maximum(n - 1, 1))
         enough = n >= 3
         return np.where(enough, square - noise, np.nan), np.where(enough, sigma, np.nan)
+
+
+@dataclass(frozen=True)
+class _InFrame:
+    """What `ColumnTracks` holds of one frame, float64."""
+
+    intensity: np.ndarray
+    intensity_sigma: np.ndarray
+    amplitude: np.ndarray
+    amplitude_sigma: np.ndarray
+    displacement_px: np.ndarray
+    displacement_sigma_px: np.ndarray
+
+    @classmethod
+    def of(cls, tracks: ColumnTracks, frame: int) -> _InFrame:
+        return cls(**{f.name: getattr(tracks, f.name)[frame].astype(float) for f in fields(cls)})
 
 
 def find_columns(template: Template, period_px: float | None, variance: float) -> tuple[np.ndarray, float]:
@@ -100,7 +124,7 @@ def find_columns(template: Template, period_px: float | None, variance: float) -
     bright = np.quantile(height[top], 0.9)
     top &= height > max(LEAST_HEIGHT * bright, LEAST_SIGNIFICANCE * np.sqrt(variance))
     rows, columns = np.nonzero(top)
-    if len(rows) < 12 or len(rows) > MOST_COLUMNS:
+    if len(rows) < 12:
         return nothing
     places = np.stack([rows, columns], 1) + _peak_offset(mean, rows, columns)
     spacing = float(np.median(scipy.spatial.cKDTree(places).query(places, k=2)[0][:, 1]))
@@ -115,22 +139,18 @@ def track_columns(
 ) -> ColumnTracks:
     """Follow every column through the frames."""
     template, t = measured.template, measured.n_frames
-    count = template.looks()
-    level = float(sampled(template.base_coefficients).median())
-    blur = 1 / (4 * np.pi * source.scales.filter_px**2)
-    variance = float(source.noise.variance(torch.tensor(max(level, 0.0)))) * blur / count
-    places, spacing = find_columns(template, source.scales.period_px, variance)
-    if len(places):
-        early, looked = _early_template(source, frame_from_reference, measured)
-        vanished, _ = find_columns(early, source.scales.period_px, variance * count / looked)
-        places = _with_further(places, vanished, NEAREST * spacing)
+    places, spacing = _all_columns(source, frame_from_reference, measured)
+    if t * len(places) > MOST_FOLLOWED:
+        logger.warning("%d atomic columns in %d frames are too many to follow: none is", len(places), t)
+        places = places[:0]
     n = len(places)
-    shape = lambda *rest: np.full((t, n, *rest), np.nan)
+    shape = lambda *rest: np.full((t, n, *rest), np.nan, np.float32)
     tracks = ColumnTracks(places, spacing, shape(), shape(), shape(), shape(), shape(2), shape())
     if n == 0:
         return tracks
     labels = _nearest_column(places, NEAREST * spacing, source.shape)
-    column_image = torch.from_numpy(np.where(labels >= 0, labels, n).astype(np.int32)).to(source.device)
+    sizes = np.bincount(labels.ravel(), minlength=n + 1)[:n]  # pixels of each column
+    column_image = torch.from_numpy(labels).to(source.device)
     gradient = [_gradient(template, axis) for axis in (0, 1)]
     factor = _blur_factor(template, source.scales.filter_px)
     for k in source.each(np.flatnonzero(measured.accepted.any(1))):
@@ -146,17 +166,31 @@ def track_columns(
             variance_px = source.noise.variance(here.mean.clamp_min(0))
             sums += sum_by_atom(itertools.chain([counts], fit_images(structure, parts, variance_px)), own, n)
         normal, spread, right = fit_sums(sums[1:], 4)
-        _solve_frame(tracks, k, normal, spread, right, factor, labels)
+        _solve_frame(tracks, k, normal, spread, right, factor, sizes)
         with np.errstate(divide="ignore", invalid="ignore"):
             followed = np.isfinite(tracks.amplitude[k])
             tracks.intensity[k] = np.where(followed, sums[0] / normal[:, 0, 0], np.nan)
             tracks.intensity_sigma[k] = np.where(followed, np.sqrt(spread[:, 0, 0]) / normal[:, 0, 0], np.nan)
         if advance:
             advance()
-    moved = np.where(np.isfinite(tracks.displacement_px), tracks.displacement_px, np.nan)
-    seen = np.isfinite(moved).any((1, 2))  # frames without a place have no column
-    tracks.displacement_px[seen] -= np.nanmedian(moved[seen], axis=1)[:, None]
     return tracks
+
+
+def _all_columns(
+    source: FrameSource, frame_from_reference: np.ndarray, measured: Measurement
+) -> tuple[np.ndarray, float]:
+    """Places (n, 2) of the columns that the template shows, then of those that only its first frames do; spacing."""
+    template, period_px = measured.template, source.scales.period_px
+    count = template.looks()
+    level = float(sampled(template.base_coefficients).median())
+    blur = 1 / (4 * np.pi * source.scales.filter_px**2)
+    variance = float(source.noise.variance(torch.tensor(max(level, 0.0)))) * blur / count
+    places, spacing = find_columns(template, period_px, variance)
+    if len(places):
+        early, looked = _early_template(source, frame_from_reference, measured)
+        vanished, _ = find_columns(early, period_px, variance * count / looked)
+        places = _with_further(places, vanished, NEAREST * spacing)
+    return places, spacing
 
 
 def column_table(
@@ -207,25 +241,28 @@ def columns_per_region(tracks: ColumnTracks, measured: Measurement) -> dict[str,
     first, _ = _thirds(measured)
     start, brightness = _mean(tracks.displacement_px, first), _mean(tracks.amplitude, first)
     frames_in_start = np.isfinite(tracks.displacement_sigma_px[first]).sum(0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        square = ((tracks.displacement_px - start) ** 2).sum(-1)
-        noise = 2 * (tracks.displacement_sigma_px**2 + _mean(tracks.displacement_sigma_px**2, first) / frames_in_start)
-        noise[first] -= 4 * tracks.displacement_sigma_px[first] ** 2 / frames_in_start  # a frame is part of that mean
-        standing = scipy.special.ndtr((tracks.amplitude - LOST * brightness) / tracks.amplitude_sigma)
+    noise_in_start = _mean(tracks.displacement_sigma_px, first, power=2) / frames_in_start
     rows, columns = np.round(tracks.position_px).astype(int).T
-    for r in range(len(regions.regions)):
-        here = regions.mask(r)[rows, columns]
-        if not here.any():
-            continue
-        seen = np.isfinite(tracks.amplitude[:, here])
-        some = seen.any(1) & measured.accepted[:, r]
-        p = np.where(seen, np.nan_to_num(standing[:, here]), 0.0)
-        n, doubt = (p > 0.5).sum(1), Z95 * np.sqrt((p * (1 - p)).sum(1))
-        _keep(found, "n_columns", r, some, n, np.maximum(n - doubt, 0), np.minimum(n + doubt, seen.sum(1)))
-        mean, error = _mean_and_error(tracks.intensity[:, here], tracks.intensity_sigma[:, here])
-        _keep(found, "column_intensity", r, some, mean, mean - error, mean + error)
-        mean, error = _mean_and_error((square - noise)[:, here])
-        _keep(found, "column_msd_px2", r, some, mean, mean - error, mean + error)
+    inside = [regions.mask(r)[rows, columns] for r in range(len(regions.regions))]
+    for k in np.flatnonzero(measured.accepted.any(1)):
+        values = _InFrame.of(tracks, k)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            noise = 2 * (values.displacement_sigma_px**2 + noise_in_start)
+            if k in first:  # a frame is part of that mean
+                noise -= 4 * values.displacement_sigma_px**2 / frames_in_start
+            square = ((values.displacement_px - start) ** 2).sum(-1) - noise
+            standing = scipy.special.ndtr((values.amplitude - LOST * brightness) / values.amplitude_sigma)
+        for r, here in enumerate(inside):
+            seen = here & np.isfinite(values.amplitude)
+            if not (measured.accepted[k, r] and seen.any()):
+                continue
+            p = np.nan_to_num(standing[seen])
+            n, doubt = (p > 0.5).sum(), Z95 * np.sqrt((p * (1 - p)).sum())
+            _keep(found, "n_columns", k, r, n, max(n - doubt, 0), min(n + doubt, seen.sum()))
+            mean, error = _mean_and_error(values.intensity[here], values.intensity_sigma[here])
+            _keep(found, "column_intensity", k, r, mean, mean - error, mean + error)
+            mean, error = _mean_and_error(square[here])
+            _keep(found, "column_msd_px2", k, r, mean, mean - error, mean + error)
     return found
 
 
@@ -265,11 +302,9 @@ def _with_further(places: np.ndarray, others: np.ndarray, apart_px: float) -> np
     return np.concatenate([places, others[distance > apart_px]])
 
 
-def _solve_frame(tracks: ColumnTracks, k: int, normal, spread, right, factor: float, labels: np.ndarray) -> None:
-    n = len(right)
-    full = np.bincount(labels.ravel() + 1, minlength=n + 1)[1:]
+def _solve_frame(tracks: ColumnTracks, k: int, normal, spread, right, factor: float, sizes: np.ndarray) -> None:
     scale = np.sqrt(np.maximum(np.einsum("nii->ni", normal), 1e-300))
-    seen = (normal[:, 0, 0] >= 0.9 * full) & (np.einsum("nii->ni", normal).min(1) > 0)
+    seen = (normal[:, 0, 0] >= 0.9 * sizes) & (np.einsum("nii->ni", normal).min(1) > 0)
     unit = normal / scale[:, :, None] / scale[:, None, :]
     unit[~seen] = np.eye(4)
     inverse = np.linalg.pinv(unit, rcond=1e-8, hermitian=True) / scale[:, :, None] / scale[:, None, :]
@@ -281,19 +316,20 @@ def _solve_frame(tracks: ColumnTracks, k: int, normal, spread, right, factor: fl
         place = factor * solution[:, 2:] / amplitude[:, None]
         error = factor * np.sqrt((covariance[:, 2, 2] + covariance[:, 3, 3]) / 2) / amplitude
     clear = seen & (amplitude > 3 * sigma) & (error < LARGEST_SIGMA_PX)
-    tracks.displacement_px[k] = np.where(clear[:, None], place, np.nan)
-    tracks.displacement_sigma_px[k] = np.where(clear, error, np.nan)
+    if clear.any():
+        tracks.displacement_px[k] = np.where(clear[:, None], place - np.median(place[clear], axis=0), np.nan)
+        tracks.displacement_sigma_px[k] = np.where(clear, error, np.nan)
 
 
 def _states(tracks: ColumnTracks, first, last, early, late, moved) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         kept = late / early
-        spread = _mean(tracks.amplitude_sigma**2, last) / np.isfinite(tracks.amplitude_sigma[last]).sum(0)
+        spread = _mean(tracks.amplitude_sigma, last, power=2) / np.isfinite(tracks.amplitude_sigma[last]).sum(0)
         error = np.sqrt(spread) / early
         typical = np.nanmedian(kept) if np.isfinite(kept).any() else np.nan
         lost = kept + 2 * error < LOST * typical
         noise = sum(
-            _mean(tracks.displacement_sigma_px**2, part) / np.isfinite(tracks.displacement_sigma_px[part]).sum(0)
+            _mean(tracks.displacement_sigma_px, part, power=2) / np.isfinite(tracks.displacement_sigma_px[part]).sum(0)
             for part in (first, last)
         )
         length = np.hypot(*moved.T)
@@ -309,27 +345,29 @@ def _thirds(measured: Measurement) -> tuple[np.ndarray, np.ndarray]:
     return frames[:size], frames[-size:]
 
 
-def _mean(values: np.ndarray, part) -> np.ndarray:
-    """Mean over the chosen frames (first axis) of what is known."""
-    chosen = values[part]
-    known = np.isfinite(chosen)
+def _mean(values: np.ndarray, part, power: int = 1) -> np.ndarray:
+    """Mean over the chosen frames (first axis) of what is known of (t, n, …), or of its power; float64."""
+    total, known = np.zeros(values.shape[1:]), np.zeros(values.shape[1:])
+    for frame in values[part] if isinstance(part, slice) else (values[k] for k in part):
+        total += np.nan_to_num(frame.astype(float), posinf=0.0, neginf=0.0) ** power
+        known += np.isfinite(frame)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(known, chosen, 0).sum(0) / known.sum(0)
+        return total / known
 
 
-def _mean_and_error(values: np.ndarray, sigma: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (t,) of what is known of (t, n), and half its 95 % interval; without σ from the scatter."""
+def _mean_and_error(values: np.ndarray, sigma: np.ndarray | None = None) -> tuple[float, float]:
+    """Mean of what is known of (n,), and half its 95 % interval; without σ from the scatter."""
     known = np.isfinite(values)
-    n = known.sum(1)
+    n = known.sum()
     with np.errstate(divide="ignore", invalid="ignore"):
-        mean = np.where(known, values, 0.0).sum(1) / n
-        square = sigma**2 if sigma is not None else (values - mean[:, None]) ** 2 * (n / (n - 1))[:, None]
-        return mean, Z95 * np.sqrt(np.where(known, square, 0.0).sum(1)) / n
+        mean = values[known].sum() / n
+        square = sigma[known] ** 2 if sigma is not None else (values[known] - mean) ** 2 * (n / (n - 1))
+        return mean, Z95 * np.sqrt(square.sum()) / n
 
 
-def _keep(found: dict[str, np.ndarray], name: str, region: int, some: np.ndarray, value, low, high) -> None:
-    for end, values in (("", value), ("_lo95", low), ("_hi95", high)):
-        found[f"{name}{end}"][some, region] = values[some]
+def _keep(found: dict[str, np.ndarray], name: str, frame: int, region: int, *values: float) -> None:
+    for end, value in zip(("", "_lo95", "_hi95"), values, strict=True):
+        found[f"{name}{end}"][frame, region] = value
 
 
 def _smallest_region(position_px: np.ndarray, measured: Measurement) -> np.ndarray:
@@ -342,12 +380,14 @@ def _smallest_region(position_px: np.ndarray, measured: Measurement) -> np.ndarr
 
 
 def _nearest_column(places: np.ndarray, reach: float, shape: tuple[int, int]) -> np.ndarray:
-    """(Y, X) number of the column that a pixel belongs to, −1 for none."""
-    rows, columns = np.mgrid[: shape[0], : shape[1]]
-    distance, number = scipy.spatial.cKDTree(places).query(
-        np.stack([rows.ravel(), columns.ravel()], 1), distance_upper_bound=reach
-    )
-    return np.where(np.isfinite(distance), number, -1).reshape(shape)
+    """(Y, X) number of the column that a pixel belongs to, that of columns for none; int32."""
+    tree, labels = scipy.spatial.cKDTree(places), np.empty(shape, np.int32)
+    pixels = np.stack([np.zeros(shape[1]), np.arange(shape[1])], 1)
+    for row in range(shape[0]):
+        pixels[:, 0] = row
+        _, number = tree.query(pixels, distance_upper_bound=reach)
+        labels[row] = number  # of none it is their count
+    return labels
 
 
 def _gradient(template: Template, axis: int) -> torch.Tensor:
@@ -361,12 +401,20 @@ def _blur_factor(template: Template, filter_px: float) -> float:
     """What a displacement is to be multiplied with, because the template is a frame seen through the matched filter."""
     structure = sampled(template.mean_coefficients - template.base_coefficients)[0].cpu().numpy()
     structure = np.where(template.crystal[0].cpu().numpy(), structure, 0.0)
-    power = np.abs(np.fft.fft2(structure)) ** 2
-    fy, fx = np.meshgrid(*(np.fft.fftfreq(m) for m in structure.shape), indexing="ij")
-    q2 = (2 * np.pi) ** 2 * (fy**2 + fx**2)
+    power = np.abs(scipy.fft.rfft2(structure.astype(np.float32))) ** 2
+    times = np.full(power.shape, 2, np.int8)  # that a frequency stands in the whole spectrum
+    times[:, 0] = 1
+    if structure.shape[1] % 2 == 0:
+        times[:, -1] = 1
+    highest = np.argpartition(power.ravel(), -SPOTS)[-SPOTS:]
+    twentieth = np.sort(np.repeat(power.ravel()[highest], times.ravel()[highest]))[-SPOTS]
+    fy, fx = np.fft.fftfreq(structure.shape[0]), np.fft.rfftfreq(structure.shape[1])
+    strong = power > 0.01 * twentieth
+    rows, columns = np.nonzero(strong)
+    q2 = (2 * np.pi) ** 2 * (fy[rows] ** 2 + fx[columns] ** 2)
     passed = np.exp(-0.5 * filter_px**2 * q2)
-    strong = (passed > 0.3) & (power > 0.01 * np.sort(power.ravel())[-20])
-    p, q2, passed = power[strong], q2[strong], passed[strong]
+    p = power[strong].astype(float) * times[strong]
+    p, q2, passed = (values[passed > 0.3] for values in (p, q2, passed))
     if not len(p):
         return 1.0
     amplitude = (p / passed).sum() / p.sum()

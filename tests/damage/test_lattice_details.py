@@ -11,6 +11,7 @@ from measured_pairs import CPU, series, source
 
 from atomdiffuser import geometry
 from atomdiffuser.config import DamageSettings
+from atomdiffuser.damage import columns
 from atomdiffuser.damage.analysis import measure_regions
 from atomdiffuser.damage.columns import TABLE, column_table, columns_per_region, msd_map, track_columns
 from atomdiffuser.damage.regions import grid_regions
@@ -151,6 +152,18 @@ def test_regions_count_their_columns() -> None:
     assert np.allclose((high - low) / 2 / 1.96, shot, rtol=0.15) and np.allclose((high + low) / 2, middle)
     low, high = (found[f"column_msd_px2{end}"][:, 0] for end in ("_lo95", "_hi95"))
     assert ((low <= 0.1) & (high > -0.1)).mean() > 0.8 and (high > low).all()
+
+
+def test_more_columns_than_memory_is_meant_for_are_not_followed_and_it_says_so(monkeypatch, caplog) -> None:
+    _, tracks = moving()
+    t, n = tracks.amplitude.shape
+    monkeypatch.setattr(columns, "MOST_FOLLOWED", t * n)
+    assert len(moving.__wrapped__()[1].position_px) == n and not caplog.records
+    monkeypatch.setattr(columns, "MOST_FOLLOWED", t * n - 1)
+    measured, none = moving.__wrapped__()
+    assert f"{n} atomic columns in {t} frames are too many" in caplog.text
+    assert len(none.position_px) == 0 and column_table(none, measured, None).empty
+    assert np.isnan(columns_per_region(none, measured)["n_columns"]).all()
 
 
 def test_without_a_lattice_no_column_is_followed() -> None:
