@@ -18,7 +18,7 @@ SAMPLE_SLOPE_NOISE = 0.03  # the same in slopes of the mean of ten frames
 WINDOW_PX = 256
 SMALLEST_WINDOW_PX = 96
 WINDOWS_PER_AXIS = 5
-TOGETHER_PX = 2**22  # of frames whose spectra are computed at once
+TOGETHER_PX = 2**20  # of frames whose spectra are computed at once: what a cache holds
 LOWEST_BIN = 4
 PEAK_OVER_SURROUNDINGS = 20.0
 PEAK_SHARE_OF_STRONGEST = 0.02
@@ -127,17 +127,17 @@ def _matched_width(
     frame, c the share `slope_noise` of the slopes' noise that cleaning them leaves, and |H̃|² the sum of |H|² over the
     frequencies that cells of `stride` px cannot tell apart.
     """
-    usable, fy, fx = frequency < 0.5, frequency[:, 0], frequency[0]
+    fy, fx = frequency[:, 0].double(), frequency[0].double()
+    known = frequency**2 * (frequency < 0.5)
+    noisy = (known * (2 * signal.clamp_min(0) * floor + slope_noise * floor**2)).double()
+    clear = (known * signal).double()
 
     def variance(sigma: float) -> float:
-        passed = lambda y, x: torch.exp(-((2 * math.pi * sigma) ** 2) * (y[:, None] ** 2 + x**2))
-        h2 = passed(fy, fx) * usable
-        aliased = h2
-        if stride == 2:
-            other_y, other_x = fy - 0.5, fx - 0.5
-            aliased = h2 + passed(other_y, fx) + passed(fy, other_x) + passed(other_y, other_x)
-        top = (frequency**2 * (2 * signal.clamp_min(0) * floor + slope_noise * floor**2) * h2 * aliased).sum()
-        bottom = (frequency**2 * signal * h2).sum() ** 2
+        passed = lambda f: torch.exp(-((2 * math.pi * sigma * f) ** 2))  # of |H|², a product of both axes' shares
+        aliased = lambda f: passed(f) + passed(f - 0.5) if stride == 2 else passed(f)
+        y, x = passed(fy), passed(fx)
+        top = (y * aliased(fy)) @ noisy @ (x * aliased(fx))
+        bottom = (y @ clear @ x) ** 2
         return float(top / bottom.clamp_min(1e-30))
 
     return min(candidates, key=variance)
@@ -145,8 +145,9 @@ def _matched_width(
 
 def _stride(signal: Tensor, frequency: Tensor, filter_px: float) -> int:
     """2 where a matched-filtered frame holds next to nothing that every second pixel would not show, else 1."""
-    slope = frequency**2 * signal * torch.exp(-((2 * math.pi * filter_px * frequency) ** 2))
-    return 2 if float(slope[frequency > COARSE_BAND].sum()) <= COARSE_LOSS * float(slope.sum()) else 1
+    y, x = (torch.exp(-((2 * math.pi * filter_px * f) ** 2)) for f in (frequency[:, 0], frequency[0]))
+    slope = frequency**2 * signal
+    return 2 if float(y @ (slope * (frequency > COARSE_BAND)) @ x) <= COARSE_LOSS * float(y @ slope @ x) else 1
 
 
 def lattice_period(frames: Tensor) -> float | None:
