@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.stats
+import zarr
 
 from atomdiffuser.damage.signals import PER_1000
 from atomdiffuser.io.map_store import DecayMaps
 
-ROWS_AT_ONCE = 16384
+READ_AT_ONCE = 2**24  # values of a map
+CELLS_AT_ONCE = 4096
 RATES = np.concatenate([-np.geomspace(5.0, 0.02, 30), np.linspace(-0.018, 0.018, 19), np.geomspace(0.02, 30.0, 45)])
 SURE = 2.0  # standard deviations above zero from which a rate gives a critical fluence
 MIN_FRAMES = 3
@@ -41,30 +43,50 @@ def map_damage(
     blank = np.full(shape, np.nan, np.float32)
     if len(frames) < MIN_FRAMES or np.ptp(fluence[frames]) == 0:
         return DamageMaps(blank, blank.copy(), blank.copy(), blank.copy())
-    value = np.stack([np.asarray(maps.contrast[k], float).ravel() for k in frames], 1)  # (cells, t)
-    sigma = np.stack([np.asarray(maps.contrast_sigma[k], float).ravel() for k in frames], 1)
     x = fluence[frames]
-    span = float(np.ptp(x))
-    with np.errstate(invalid="ignore"):
-        good = np.isfinite(value) & np.isfinite(sigma)
-        typical = np.nanmedian(np.where(sigma > 0, sigma, np.nan)) if (sigma > 0).any() else np.nan
-    # The reference frame is exactly 1 by definition and as noisy as the others in truth.
-    sigma = np.where(sigma > 0, sigma, typical)
-    weight = np.where(good, 1 / sigma**2, 0.0)
-    rate, spread = np.full(len(value), np.nan), np.full(len(value), np.nan)
-    enough = good.sum(1) >= MIN_FRAMES
-    for at in range(0, len(value), ROWS_AT_ONCE):
-        part = slice(at, at + ROWS_AT_ONCE)
-        rate[part], spread[part] = _fit_rates(
-            (x - x.min()) / span, np.where(good[part], value[part], 0.0), weight[part]
-        )
-    rate, spread = (np.where(enough, v / span, np.nan) for v in (rate, spread))
+    found = [np.full(shape, np.nan) for _ in range(3)]
+    for rows in _row_blocks(shape, len(frames)):
+        value, sigma = (_over_time(array, frames, rows) for array in (maps.contrast, maps.contrast_sigma))
+        parts = [slice(at, at + CELLS_AT_ONCE) for at in range(0, len(value), CELLS_AT_ONCE)]
+        fits = [_fit_cells(value[p].astype(float), sigma[p].astype(float), x, np.array(frames), reference_frame)
+                for p in parts]  # fmt: skip
+        for whole, cells in zip(found, zip(*fits, strict=True), strict=True):
+            whole[rows] = np.concatenate(cells).reshape(-1, shape[1])
+    rate, spread, onset = found
     with np.errstate(divide="ignore", invalid="ignore"):
         critical = 1 / rate
-        critical = np.where((rate > SURE * spread) & (span >= min_span_of_critical * critical), critical, np.nan)
-    onset = _onset(value, sigma, good, np.array(frames), reference_frame)
-    as_map = lambda v: v.reshape(shape).astype(np.float32)
-    return DamageMaps(as_map(PER_1000 * rate), as_map(PER_1000 * spread), as_map(critical), as_map(onset))
+        critical = np.where((rate > SURE * spread) & (np.ptp(x) >= min_span_of_critical * critical), critical, np.nan)
+    return DamageMaps(*(v.astype(np.float32) for v in (PER_1000 * rate, PER_1000 * spread, critical, onset)))
+
+
+def _row_blocks(shape: tuple[int, int], n_frames: int) -> list[slice]:
+    """Rows of the maps that are read at once: every chunk is a whole map, so few blocks are quick and many lean."""
+    rows = max(1, READ_AT_ONCE // (n_frames * shape[1]))
+    return [slice(at, at + rows) for at in range(0, shape[0], rows)]
+
+
+def _over_time(array: zarr.Array, frames: list[int], rows: slice) -> np.ndarray:
+    """(cells, t) float32 of some rows."""
+    return np.stack([np.asarray(array[k, rows], np.float32).ravel() for k in frames], 1)
+
+
+def _fit_cells(
+    value: np.ndarray, sigma: np.ndarray, x: np.ndarray, frames: np.ndarray, reference_frame: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rate and its 1 σ per unit of x, and onset, of each row of contrasts (cells, t)."""
+    good = np.isfinite(value) & np.isfinite(sigma)
+    # The reference frame is exactly 1 by definition and as noisy as the others in truth.
+    stated = good & (sigma > 0)
+    ordered = np.sort(np.where(stated, sigma, np.inf), axis=1)
+    n = stated.sum(1)
+    typical = ordered[np.arange(len(n)), n // 2]  # of n, the upper one in the middle; infinite where none is stated
+    sigma = np.where(stated, sigma, typical[:, None])
+    weight = np.where(good, 1 / sigma**2, 0.0)
+    span = np.ptp(x)
+    rate, spread = _fit_rates((x - x.min()) / span, np.where(good, value, 0.0), weight)
+    enough = good.sum(1) >= MIN_FRAMES
+    rate, spread = (np.where(enough, v / span, np.nan) for v in (rate, spread))
+    return rate, spread, _onset(value, sigma, good, frames, reference_frame)
 
 
 def correlation_length_px(values: np.ndarray, stride: int) -> float:
