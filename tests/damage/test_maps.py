@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import scipy.ndimage
 
+from atomdiffuser.damage import maps
 from atomdiffuser.damage.maps import correlation_length_px, edge_against_interior, map_damage
 from atomdiffuser.damage.signals import PER_1000
 from atomdiffuser.errors import StoreError
@@ -29,8 +30,8 @@ def decay_maps(noise: float = 0.02, gain: float = 1.0) -> tuple[DecayMaps, np.nd
 
 
 def test_rates_and_critical_fluences_are_recovered_where_they_can_be() -> None:
-    maps, rate = decay_maps()
-    found = map_damage(maps, np.ones(N, bool), X, 0, min_span_of_critical=0.3)
+    made, rate = decay_maps()
+    found = map_damage(made, np.ones(N, bool), X, 0, min_span_of_critical=0.3)
     left, middle = np.s_[:, :10], np.s_[:, 10:20]
     assert np.nanmedian(found.rate[left]) == pytest.approx(PER_1000 / 20000, rel=0.03)
     z = (found.rate - PER_1000 * rate)[:, :20] / found.rate_sigma[:, :20]
@@ -41,16 +42,41 @@ def test_rates_and_critical_fluences_are_recovered_where_they_can_be() -> None:
     assert np.nanmedian(found.onset[left]) in (1, 2) and np.isnan(found.onset[middle]).mean() > 0.9
 
 
+def test_maps_are_fitted_in_blocks_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, _ = decay_maps()
+    whole = map_damage(made, np.ones(N, bool), X, 0, min_span_of_critical=0.3)
+    monkeypatch.setattr(maps, "READ_AT_ONCE", 5 * N * SHAPE[1])
+    monkeypatch.setattr(maps, "CELLS_AT_ONCE", 37)
+    blocks = map_damage(made, np.ones(N, bool), X, 0, min_span_of_critical=0.3)
+    for name in ("rate", "rate_sigma", "critical_fluence", "onset"):
+        np.testing.assert_allclose(getattr(blocks, name), getattr(whole, name), rtol=1e-6)
+
+
+def test_what_is_read_at_once_does_not_grow_with_the_frames() -> None:
+    for frames in (4, 500, 100_000):
+        blocks = maps._row_blocks((512, 512), frames)
+        assert sum(b.stop - b.start for b in blocks[:-1]) + 512 - blocks[-1].start == 512
+        assert all((b.stop - b.start) * 512 * frames <= max(maps.READ_AT_ONCE, 512 * frames) for b in blocks[:-1])
+    assert len(maps._row_blocks((512, 512), 500)) == 8
+
+
+def test_a_cell_without_a_sigma_has_no_rate_and_spoils_no_other() -> None:
+    made, _ = decay_maps()
+    made.contrast_sigma[:, :, 3] = 0.0
+    found = map_damage(made, np.ones(N, bool), X, 0, min_span_of_critical=0.3)
+    assert np.isnan(found.rate[:, 3]).all() and np.isfinite(found.rate[:, :3]).mean() > 0.95
+
+
 def test_noise_of_the_reference_frame_is_no_rate() -> None:
     """All later frames 10 % brighter than the reference: a free amplitude takes it, the rate does not."""
-    maps, _ = decay_maps(gain=1.1)
-    found = map_damage(maps, np.ones(N, bool), X, 0, min_span_of_critical=0.3)
+    made, _ = decay_maps(gain=1.1)
+    found = map_damage(made, np.ones(N, bool), X, 0, min_span_of_critical=0.3)
     assert abs(np.nanmean(found.rate[:, 10:20])) < 0.25 * PER_1000 / 20000
 
 
 def test_too_few_frames_give_no_map() -> None:
-    maps, _ = decay_maps()
-    found = map_damage(maps, np.r_[True, True, np.zeros(N - 2, bool)], X, 0, min_span_of_critical=0.3)
+    made, _ = decay_maps()
+    found = map_damage(made, np.r_[True, True, np.zeros(N - 2, bool)], X, 0, min_span_of_critical=0.3)
     assert np.isnan(found.rate).all()
 
 
