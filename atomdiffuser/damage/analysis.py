@@ -170,10 +170,11 @@ def measure_regions(
         advance()
     weights = np.array([template.weights[k] for k in usable])
     if usable:
-        used = consistent({name: values[usable] for name, values in sums.items()}, weights)
-        for name, values in used.items():
-            sums[name][usable] = values
+        rows = _all_or_some(usable, n_frames)
+        for name, values in consistent({name: values[rows] for name, values in sums.items()}, weights).items():
+            sums[name][rows] = values
     weighed = balance(sums, regions, block) if usable else as_they_are({}, n_frames, len(regions.regions))
+    del sums  # large, and what is weighed stands beside them
     values = _values(weighed, regions, usable, weights)
     values["order"], values["order_sigma"] = _order(values)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -183,6 +184,11 @@ def measure_regions(
     return Measurement(
         regions, weighed.sums, weighed.completion, weighed.sigma, values, accepted, reference_frame, block, template
     )
+
+
+def _all_or_some(usable: list[int], n_frames: int) -> list[int] | slice:
+    """The frames in use as an index, which gives a view where that is all of them, not a copy."""
+    return usable if len(usable) < n_frames else slice(None)
 
 
 def _template(
@@ -215,7 +221,7 @@ def _values(weighed: Balanced, regions: RegionSet, usable: list[int], weights: n
     values = {name: np.full(shape, np.nan) for name in Observables.__dataclass_fields__}
     if not usable:
         return values
-    sums = {name: v[usable] for name, v in weighed.sums.items()}
+    sums = {name: v[_all_or_some(usable, shape[0])] for name, v in weighed.sums.items()}
     seen = observe(sums, regions.membership)
     for name, column in values.items():
         column[usable] = getattr(seen, name)

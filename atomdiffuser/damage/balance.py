@@ -57,7 +57,7 @@ def balance(sums: dict[str, np.ndarray], regions: RegionSet, block_px: int) -> B
     used = np.isfinite(sums["n"]).all(1)
     if used.sum() < 3:
         return as_they_are(sums, len(used), len(regions.regions))
-    seen = {name: values[used] for name, values in sums.items()}
+    seen = sums if used.all() else {name: values[used] for name, values in sums.items()}
     field = _field(regions, CELL_BLOCKS * block_px)
     cells = field.cells
     at = (np.flatnonzero(used) - np.flatnonzero(used)[0] + 1.0) / len(used)  # the first frame has been exposed once

@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 LEAST_HEIGHT = 0.25  # over the local mean, as a share of a bright column's
 LEAST_SIGNIFICANCE = 6.0  # of a column in the template
 LEAST_SPACING_PX = 5.0
-MOST_FOLLOWED = 2**23
+MOST_FOLLOWED = 2**22
 """Columns times frames that are followed at most: 28 bytes each are kept."""
 LARGEST_SIGMA_PX = 1.0  # of a displacement in one frame, above which it says nothing
 NEAREST = 0.45  # of the distance between columns: what is nearer to one belongs to it
