@@ -241,9 +241,14 @@ def _connect(address: str, answers_within_s: float) -> Any:
             f"dask_scheduler needs a further package ({error}): pip install 'atomdiffuser[distributed]'"
         ) from None
     _log_as_usual()
+    client = Client.__new__(Client)  # at hand where its own start fails
     try:
-        return Client(address, timeout=answers_within_s, set_as_default=False)
+        Client.__init__(client, address, timeout=answers_within_s, set_as_default=False)
+        return client
     except (OSError, ValueError, TypeError) as error:  # nobody there, no such kind of address, no certificate for it
+        # Left alone it closes itself when it is collected, and waits for ever where the next one is just being made.
+        with suppress(Exception):
+            client.close()
         why = "" if isinstance(error, OSError) else f" ({error})"
         raise ClusterError(
             f"no dask scheduler answers at {address} within {answers_within_s:g} s{why}; start it with "
