@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -75,6 +75,11 @@ class ColumnTracks:
     displacement_px: np.ndarray
     displacement_sigma_px: np.ndarray
 
+    def in_frame(self, k: int) -> ColumnTracks:
+        """Frame `k` alone: (n,) and (n, 2), float64."""
+        tracks = ("intensity", "intensity_sigma", "amplitude", "amplitude_sigma", "displacement_px")
+        return replace(self, **{f: getattr(self, f)[k].astype(float) for f in (*tracks, "displacement_sigma_px")})
+
     def msd(self) -> tuple[np.ndarray, np.ndarray]:
         """(n,) mean square displacement about each column's mean place, noise subtracted, and its 1 σ [px²]."""
         frames, places = range(len(self.displacement_px)), self.displacement_px
@@ -87,22 +92,6 @@ class ColumnTracks:
             sigma = np.maximum(square, noise) / np.sqrt(np.maximum(n - 1, 1))
         enough = n >= 3
         return np.where(enough, square - noise, np.nan), np.where(enough, sigma, np.nan)
-
-
-@dataclass(frozen=True)
-class _InFrame:
-    """What `ColumnTracks` holds of one frame, float64."""
-
-    intensity: np.ndarray
-    intensity_sigma: np.ndarray
-    amplitude: np.ndarray
-    amplitude_sigma: np.ndarray
-    displacement_px: np.ndarray
-    displacement_sigma_px: np.ndarray
-
-    @classmethod
-    def of(cls, tracks: ColumnTracks, frame: int) -> _InFrame:
-        return cls(**{f.name: getattr(tracks, f.name)[frame].astype(float) for f in fields(cls)})
 
 
 def find_columns(template: Template, period_px: float | None, variance: float) -> tuple[np.ndarray, float]:
@@ -245,7 +234,7 @@ def columns_per_region(tracks: ColumnTracks, measured: Measurement) -> dict[str,
     rows, columns = np.round(tracks.position_px).astype(int).T
     inside = [regions.mask(r)[rows, columns] for r in range(len(regions.regions))]
     for k in np.flatnonzero(measured.accepted.any(1)):
-        values = _InFrame.of(tracks, k)
+        values = tracks.in_frame(k)
         with np.errstate(invalid="ignore", divide="ignore"):
             noise = 2 * (values.displacement_sigma_px**2 + noise_in_start)
             if k in first:  # a frame is part of that mean
