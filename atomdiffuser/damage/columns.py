@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pandas as pd
@@ -77,18 +77,18 @@ class ColumnTracks:
 
     def in_frame(self, k: int) -> ColumnTracks:
         """Frame `k` alone: (n,) and (n, 2), float64."""
-        tracks = ("intensity", "intensity_sigma", "amplitude", "amplitude_sigma", "displacement_px")
-        return replace(self, **{f: getattr(self, f)[k].astype(float) for f in (*tracks, "displacement_sigma_px")})
+        names = [f.name for f in fields(self) if f.name not in ("position_px", "spacing_px")]
+        return replace(self, **{name: getattr(self, name)[k].astype(float) for name in names})
 
     def msd(self) -> tuple[np.ndarray, np.ndarray]:
         """(n,) mean square displacement about each column's mean place, noise subtracted, and its 1 σ [px²]."""
-        frames, places = range(len(self.displacement_px)), self.displacement_px
-        total = lambda of: sum((np.nan_to_num(of(k)) for k in frames), np.zeros(len(self.position_px)))
-        n = total(lambda k: np.isfinite(places[k, :, 0]))
+        n = np.isfinite(self.displacement_px[..., 0]).sum(0)
+        mean, square = _mean(self.displacement_px, slice(None)), np.zeros(len(n))
+        for places in self.displacement_px:
+            square += np.nan_to_num(((places - mean) ** 2).sum(-1))
+        noise = 2 * _mean(self.displacement_sigma_px, slice(None), power=2)
         with np.errstate(divide="ignore", invalid="ignore"):
-            mean = np.stack([total(lambda k, a=a: places[k, :, a].astype(float)) / n for a in (0, 1)], 1)
-            square = total(lambda k: ((places[k] - mean) ** 2).sum(-1)) / (n - 1)
-            noise = 2 * total(lambda k: self.displacement_sigma_px[k].astype(float) ** 2) / n
+            square /= n - 1
             sigma = np.maximum(square, noise) / np.sqrt(np.maximum(n - 1, 1))
         enough = n >= 3
         return np.where(enough, square - noise, np.nan), np.where(enough, sigma, np.nan)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from atomdiffuser.estimation.frame_source import without_gaps
 from atomdiffuser.estimation.spectrum import LOWEST_BIN, clear_signal, mean_power
 
 SQUARE_PX = 256
@@ -28,11 +29,13 @@ def alike(reference: np.ndarray, moving: np.ndarray) -> list[np.ndarray]:
 
     Pairs that show nothing clear of the noise go to the first group.
     """
+    if len(reference) == 1:
+        return [np.zeros(1, dtype=int)]
     groups: list[list[int]] = []
     leaders: list[Tensor] = []
     quiet = []
     for k in range(len(reference)):
-        spots = _spots([reference[k], moving[k]]) if len(reference) > 1 else None
+        spots = _spots([reference[k], moving[k]])
         if spots is None:
             quiet.append(k)
             continue
@@ -54,11 +57,8 @@ def _spots(frames: Sequence[np.ndarray]) -> Tensor | None:
         return None
     corner = [(s - size) // 2 for s in shape]
     window = np.s_[corner[0] : corner[0] + size, corner[1] : corner[1] + size]
-    square = torch.from_numpy(np.stack([np.asarray(frame[window], dtype=np.float32) for frame in frames]))
-    known = torch.isfinite(square)
-    if not bool(known.all()):
-        square = torch.where(known, square, square[known].mean() if bool(known.any()) else 0.0)
-    power, frequency, floor = mean_power(square)
+    squares = [without_gaps(torch.from_numpy(np.array(frame[window], dtype=np.float32))) for frame in frames]
+    power, frequency, floor = mean_power(torch.stack(squares))
     found = torch.where(frequency >= LOWEST_BIN / size, clear_signal(power, floor, CAUTIOUS), 0.0)
     found = torch.nn.functional.avg_pool2d(found[None, None].clamp_min(0).sqrt(), 3, 1, 1)[0, 0]
     norm = found.norm()

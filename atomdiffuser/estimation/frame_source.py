@@ -133,7 +133,7 @@ class FrameSource:
 
     def raw(self, index: int) -> Tensor:
         """Frame (1, Y, X) float32, counts above the dark level; not-a-number pixels become the frame's mean."""
-        return _without_gaps(self.counts(index))
+        return without_gaps(self.counts(index))
 
     def counts(self, index: int) -> Tensor:
         """Frame (1, Y, X) float32, counts above the dark level, as it is."""
@@ -186,7 +186,7 @@ class FrameSource:
         bad = find_faults(frame, self.noise)
         if bad is None:
             return prepare_frames(frame, self.scales)
-        prepared = prepare_frames(fill_faults(_without_gaps(frame), bad), self.scales)
+        prepared = prepare_frames(fill_faults(without_gaps(frame), bad), self.scales)
         unknown = touched(bad, self.scales.filter_px)
         return replace(prepared, noise_share=torch.where(unknown, torch.inf, prepared.noise_share))
 
@@ -241,7 +241,7 @@ class FrameSource:
         return max(1, int(min(CPU_BATCH_PX, room() / BYTES_PER_PX) // pixels))
 
 
-def _without_gaps(frame: Tensor) -> Tensor:
+def without_gaps(frame: Tensor) -> Tensor:
     """A frame whose not-a-number pixels have become its mean, in place."""
     if not all_finite(frame):
         bad = ~torch.isfinite(frame)
