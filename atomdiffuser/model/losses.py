@@ -18,8 +18,8 @@ ROBUST_FROM = 4.0  # σ beyond which an error counts linearly
 def map_loss(value: Tensor, log_sigma: Tensor, truth: Tensor, weight: Tensor, *, beta: float = BETA) -> Tensor:
     """Negative log-likelihood of a map under its own σ, robust, averaged with weights.
 
-    Each pixel's term is multiplied by σ^2β, not differentiated: with β = 0 pixels whose σ is small would take all the
-    gradient, with β = 1 the mean is fitted by least squares and only σ by likelihood.
+    Each pixel's term is multiplied by σ^2β over its mean, not differentiated: with β = 0 all count alike, relative to
+    what can be known of them; with β = 1 the mean is fitted by least squares and only σ by likelihood.
 
     Parameters
     ----------
@@ -39,8 +39,8 @@ def map_loss(value: Tensor, log_sigma: Tensor, truth: Tensor, weight: Tensor, *,
     standard = error * (-log_sigma).exp()
     size = standard.abs()
     robust = torch.where(size < ROBUST_FROM, 0.5 * standard.square(), ROBUST_FROM * (size - ROBUST_FROM / 2))
-    term = (2 * beta * log_sigma).exp().detach() * (robust + log_sigma)
-    return (term * weight).sum() / weight.sum().clamp_min(1e-6)
+    counts = weight * (2 * beta * log_sigma).exp().detach()
+    return ((robust + log_sigma) * counts).sum() / counts.sum().clamp_min(1e-12)
 
 
 def drift_loss(affine: Tensor, truth: Tensor, shape: tuple[int, int], *, scale_px: float) -> Tensor:

@@ -1,6 +1,7 @@
 """`python -m atomdiffuser.training PRESET`: training where nothing but torch, numpy and safetensors is installed.
 
-`python -m atomdiffuser.training join MAPS DRIFT --to FILE` makes one network of two whose parts were trained apart.
+`python -m atomdiffuser.training join MAPS DRIFT --to FILE` makes one network of two whose parts were trained apart,
+`python -m atomdiffuser.training calibrate FILE --to FILE` one whose σ of the maps is calibrated afresh.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import torch
 
 from atomdiffuser.errors import AtomDiffuserError
 from atomdiffuser.model.checkpoint import join_models
+from atomdiffuser.training.calibration import calibrate
 from atomdiffuser.training.loop import train
-from atomdiffuser.training.settings import parse_value, read_settings
+from atomdiffuser.training.settings import TrainSettings, parse_value, read_settings
 
 CONFIG = Path("config/train.yaml")
 
@@ -25,6 +27,8 @@ def main(arguments: list[str] | None = None, *, progress: Callable[[int, int], N
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["join"]:
         return _join(arguments[1:])
+    if arguments[:1] == ["calibrate"]:
+        return _calibrate(arguments[1:])
     parser = argparse.ArgumentParser(prog="python -m atomdiffuser.training", description=__doc__)
     parser.add_argument("preset")
     parser.add_argument("--config", type=Path, default=CONFIG)
@@ -60,6 +64,22 @@ def _join(arguments: list[str]) -> int:
         print(f"{join_models(options.maps, options.drift, options.to)}  {options.to}")
     except AtomDiffuserError as error:
         print(f"join: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _calibrate(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m atomdiffuser.training calibrate")
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("--to", type=Path, required=True)
+    parser.add_argument("--pairs", type=int, default=TrainSettings.calibrate_pairs, help="of each fluence")
+    options = parser.parse_args(arguments)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    settings = TrainSettings(batch=16, calibrate_pairs=options.pairs)
+    try:
+        print(f"{calibrate(options.weights, options.to, settings, device)}  {options.to}")
+    except AtomDiffuserError as error:
+        print(f"calibrate: {error}", file=sys.stderr)
         return 1
     return 0
 

@@ -7,11 +7,13 @@ the statistical refinement does but for a small rest; crystals kept for the eval
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from atomdiffuser.evaluation.metrics import SIGMAS_95, judged_masks
+from atomdiffuser.model.checkpoint import load_model, model_card, save_model
 from atomdiffuser.model.decay_decoder import CALIBRATED_AT_E
 from atomdiffuser.model.network import AtomDiffuser
 from atomdiffuser.simulation.pairs import PairBatch, simulate_pairs
@@ -20,19 +22,28 @@ from atomdiffuser.training.settings import TrainSettings
 
 SEED = 31337
 EVERY_PX = 7  # neighbouring pixels say the same
-
-
 PEAK_OVER_MEAN = 2.2  # of the electrons of a pixel, about, in these images
+
+
+def calibrate(path: Path, to: Path, settings: TrainSettings, device: torch.device) -> str:
+    """Write the weights of `path` with σ calibrated afresh; returns the new file's hash."""
+    model, training = load_model(path, device=device), model_card(path)["training"]
+    model.decoder.log_sigma_offset.zero_()
+    model.decoder.log_sigma_offset.copy_(sigma_offsets(model, settings, device))
+    found = model.decoder.log_sigma_offset.cpu().double().round(decimals=4).tolist()
+    return save_model(model, to, training={**training, "log_sigma_offset": found})
 
 
 @torch.no_grad()
 def sigma_offsets(model: AtomDiffuser, settings: TrainSettings, device: torch.device) -> Tensor:
     """Logarithms of the factors, (2, levels): intensity and contrast at each of `CALIBRATED_AT_E`."""
+    if settings.calibrate_pairs == 0:
+        return torch.zeros(2, len(CALIBRATED_AT_E))
     columns = []
     for number, level in enumerate(CALIBRATED_AT_E):
         peak = PEAK_OVER_MEAN * level
         ranges = replace(settings.ranges, electrons=(peak, peak))
-        pairs = simulate_pairs(settings.validate_pairs, settings.shape, SEED + number, device, ranges=ranges)
+        pairs = simulate_pairs(settings.calibrate_pairs, settings.shape, SEED + number, device, ranges=ranges)
         columns.append(_offsets(model, pairs, settings.batch))
     return torch.stack(columns, 1)
 

@@ -93,7 +93,9 @@ def _map_objective(
     fields = model.estimate_decay(frames, given, batch.tau)
     tau = batch.tau[:, None, None, None]
     values, log_sigma = (tau * fields[:, :2]).exp(), fields[:, 2:4] + tau.log()
-    maps = [map_loss(values[:, k], log_sigma[:, k], batch.maps[:, k], batch.weight[:, k]) for k in (0, 1)]
+    maps = [
+        map_loss(values[:, k], log_sigma[:, k], batch.maps[:, k], batch.weight[:, k], beta=s.beta[k]) for k in (0, 1)
+    ]
     return sum(maps), {"intensity": maps[0], "contrast": maps[1]}
 
 

@@ -50,12 +50,17 @@ class TrainSettings:
         an error whose standard deviation is drawn evenly up to the second: what the statistical refinement leaves.
     map_weight, shift_weight, likelihood_weight, drift_scale_px
         Weights of the losses beside the affine's, and what that is measured in.
+    beta
+        Of intensity and of contrast: how much more places count whose σ is large, see `losses.map_loss`. With 0 pairs
+        to which nothing happened are learned as well as damaged ones.
     unseen_weight
         Weight of map pixels where there is no signal to see, relative to others.
     ema
         Share of the averaged weights that a step keeps.
     validate_every, validate_pairs
         Steps between validations on named crystals, and pairs of each.
+    calibrate_pairs
+        Pairs of each fluence that the σ of the maps is calibrated with at the end; 0 leaves it as it is.
     checkpoint_minutes
         Between two checkpoints.
     """
@@ -80,13 +85,15 @@ class TrainSettings:
     intermediate: float = 0.25
     aligned_within_px: float = 1.0
     start_error_px: float = 0.2
-    map_weight: float = 5.0
+    map_weight: float = 0.25
     shift_weight: float = 0.3
     likelihood_weight: float = 0.05
     drift_scale_px: float = 0.2
+    beta: tuple[float, float] = (0.0, 0.5)
     unseen_weight: float = 0.05
     validate_every: int = 500
     validate_pairs: int = 32
+    calibrate_pairs: int = 144
     validate_electrons: float = 20.0
     validate_crystals: tuple[str, ...] = ("SrTiO3", "Si", "LLZO[100]", "LLZO[111]", "graphene", "nanoparticle")
     checkpoint_minutes: float = 3.0

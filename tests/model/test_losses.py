@@ -37,6 +37,17 @@ def test_sigma_is_best_when_it_is_the_error():
     assert min(losses, key=losses.get) == 0.05
 
 
+@pytest.mark.parametrize(("beta", "times"), [(0.0, 1.0), (0.5, 10.0), (1.0, 100.0)])
+def test_beta_says_how_much_more_doubtful_places_count(beta, times):
+    """Errors of one σ each, where σ is 0.01 and 0.1: what moving by one σ would gain there."""
+    log_sigma = torch.tensor([[[0.01, 0.1]]]).log()
+    value = log_sigma.exp().requires_grad_()
+    map_loss(value, log_sigma, torch.zeros_like(value), torch.ones_like(value), beta=beta).backward()
+    gain = (value.grad * log_sigma.exp())[0, 0]
+    assert float(gain[1] / gain[0]) == pytest.approx(times, rel=1e-4)
+    assert float(gain.sum()) == pytest.approx(1.0, rel=1e-4)  # whatever the fluence, neither map outweighs the other
+
+
 def test_drift_loss_measures_displacement():
     truth = geometry.translation(torch.tensor([[0.0, 0.3]], dtype=torch.float64))
     assert float(drift_loss(truth, truth, SHAPE, scale_px=0.1)) == pytest.approx(0.0, abs=0.02)
