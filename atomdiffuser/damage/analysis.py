@@ -13,8 +13,8 @@ import torch
 from atomdiffuser.config import DamageSettings, DecaySettings
 from atomdiffuser.damage.atom_sums import strips
 from atomdiffuser.damage.balance import Balanced, as_they_are, balance
-from atomdiffuser.damage.mixture import consistent
-from atomdiffuser.damage.observables import Observables, observe, sum_frame, unsure_lattice
+from atomdiffuser.damage.mixture import consistent_factors
+from atomdiffuser.damage.observables import OF_REGIONS, Observables, observe, sum_frame, unsure_lattice
 from atomdiffuser.damage.regions import RegionSet, block_size_px
 from atomdiffuser.damage.signals import Z95
 from atomdiffuser.damage.template import Template, TemplateOnFrame, frame_weight, make_template, typical
@@ -37,7 +37,8 @@ class Measurement:
     regions
         Their atoms are cut into blocks.
     sums
-        By name as in `observables.SUMS`, each (t, atoms), as from `balance.balance`; NaN where a frame is not valid.
+        By name as in `observables.OF_REGIONS`, each (t, atoms) float32, weighed as `balance.balance` says; NaN where a
+        frame is not valid.
     completion
         Factors (t, regions) of "lattice" and "signal_ratio" from what a frame shows of a region to all of it, which are
         in `values`. `completion_sigma` is the relative 1 σ that is left in the course of the region, shared by its
@@ -166,23 +167,26 @@ def measure_regions(
         maps = tuple(_filled(v, source) for v in given(k))
         found = sum_frame(source, k, affines[k], maps, template, regions, **further)
         for name, values in found.items():
-            sums.setdefault(name, np.full((n_frames, n_atoms), np.nan))[k] = values
+            sums.setdefault(name, np.full((n_frames, n_atoms), np.nan, np.float32))[k] = values
         advance()
     weights = np.array([template.weights[k] for k in usable])
     if usable:
         rows = _all_or_some(usable, n_frames)
-        for name, values in consistent({name: values[rows] for name, values in sums.items()}, weights).items():
-            sums[name][rows] = values
-    weighed = balance(sums, regions, block) if usable else as_they_are({}, n_frames, len(regions.regions))
-    del sums  # large, and what is weighed stands beside them
-    values = _values(weighed, regions, usable, weights)
+        factors = consistent_factors({name: values[rows] for name, values in sums.items()}, weights)
+        for name, factor in factors.items():
+            sums[name][rows] *= factor
+    weighed = balance(sums, regions, block) if usable else as_they_are(n_frames, len(regions.regions))
+    for name, weight in weighed.weights.items():
+        sums[name] *= weight
+    sums = {name: sums[name] for name in OF_REGIONS if usable}
+    values = _values(sums, weighed, regions, usable, weights)
     values["order"], values["order_sigma"] = _order(values)
     with np.errstate(divide="ignore", invalid="ignore"):
         covered = np.nan_to_num(values["n_px"]) / regions.sizes_px()
     accepted = np.asarray(valid, bool)[:, None] & (covered >= settings.min_coverage)
     values["coverage"] = np.minimum(np.nan_to_num(covered), 1.0)
     return Measurement(
-        regions, weighed.sums, weighed.completion, weighed.sigma, values, accepted, reference_frame, block, template
+        regions, sums, weighed.completion, weighed.sigma, values, accepted, reference_frame, block, template
     )
 
 
@@ -215,13 +219,15 @@ def _add_frame(total: TemplateSum, mixture: torch.Tensor, maps, part: TemplateSu
     return weight
 
 
-def _values(weighed: Balanced, regions: RegionSet, usable: list[int], weights: np.ndarray) -> dict[str, np.ndarray]:
+def _values(
+    sums: dict[str, np.ndarray], weighed: Balanced, regions: RegionSet, usable: list[int], weights: np.ndarray
+) -> dict[str, np.ndarray]:
     """Observables (t, regions) of whole regions; NaN in frames that are not usable."""
     shape = next(iter(weighed.completion.values())).shape
     values = {name: np.full(shape, np.nan) for name in Observables.__dataclass_fields__}
     if not usable:
         return values
-    sums = {name: v[_all_or_some(usable, shape[0])] for name, v in weighed.sums.items()}
+    sums = {name: v[_all_or_some(usable, shape[0])] for name, v in sums.items()}
     seen = observe(sums, regions.membership)
     for name, column in values.items():
         column[usable] = getattr(seen, name)

@@ -23,28 +23,24 @@ LATTICE_POWERS = {"raw_l": 1, "l": 1, "ll": 2, "noise_ll": 2, "v_ll": 2, "ll_y":
 MASS = ("template", "l_template", "l_elsewhere")
 
 
-def consistent(sums: dict[str, np.ndarray], weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Sums (t, atoms) as had the template been taken for what it is.
+def consistent_factors(sums: dict[str, np.ndarray], weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Factors (t, 1), by name, of sums as had the template been taken for what it is; other sums stay.
 
     Parameters
     ----------
     sums
-        As from `observables.sum_frame`, of the frames in use only.
+        (t, atoms) as from `observables.sum_frame`, of the frames in use only.
     weights
         (t,) of the frames in the template.
     """
-    field = {name: values.sum(1) for name, values in sums.items()}
+    field = {name: values.sum(1, dtype=float) for name, values in sums.items()}
     with np.errstate(divide="ignore", invalid="ignore"):
         energy, mass = field["ll"] - field["noise_ll"], field["template"]
         contrast, intensity = field["ll_contrast"] / energy, field["template_intensity"] / mass
         lattice_factor = _factor(field["raw_l"] / energy, weights, contrast, LEAST_CONTRAST)[:, None]
         mass_factor = _factor(field["raw"] / mass, weights, intensity, LEAST_INTENSITY)[:, None]
-    new = dict(sums)
-    for name, power in LATTICE_POWERS.items():
-        new[name] = sums[name] * lattice_factor**power
-    for name in MASS:
-        new[name] = sums[name] * mass_factor
-    return new
+    powers = {name: lattice_factor**power for name, power in LATTICE_POWERS.items()}
+    return powers | dict.fromkeys(MASS, mass_factor)
 
 
 def _factor(seen: np.ndarray, weights: np.ndarray, taken: np.ndarray, least: float) -> np.ndarray:

@@ -47,6 +47,10 @@ SUMS = (
 EVERYWHERE = ("n", "raw", "template", "variance", "template_intensity", "l_elsewhere")
 """Those that count all of a region's pixels in view; the others count those where lattice is."""
 WHERE_LATTICE = tuple(name for name in SUMS if name not in EVERYWHERE)
+OF_REGIONS = (
+    "n", "raw", "template", "variance", "l_elsewhere", "raw_l", "ll", "noise_ll", "l", "l_template", "v_ll",
+)  # fmt: skip
+"""Those that a region's observables are made of."""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ from atomdiffuser.damage.observables import lattice_fit
 
 PRIOR_FREEDOM = 20  # of the shot noise that is expected, when the dispersion is estimated from few blocks
 DISPERSION_LIMITS = (0.25, 100.0)
+FRAMES_AT_ONCE = 32
+NOISE_IS_IN = ("n", "raw", "template", "l", "l_template", "raw_l", "ll", "noise_ll", "v_ll")
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def block_noise(
     Parameters
     ----------
     sums
-        (t, atoms) as from `balance.balance`.
+        (t, atoms) of `observables.OF_REGIONS`, weighed.
     member
         (atoms,) bool.
     frames
@@ -57,26 +59,40 @@ def block_noise(
     completion
         Factors (frames,) of "lattice" and "signal_ratio" from what is seen of the region to the whole of it.
     """
-    own = {name: values[frames][:, member] for name, values in sums.items()}
+    parts, seen_px = (np.empty((len(frames), int(member.sum())), np.float32) for _ in range(2))
+    for at in range(0, len(frames), FRAMES_AT_ONCE):
+        some = slice(at, at + FRAMES_AT_ONCE)
+        own = {name: sums[name][np.ix_(frames[some], member)].astype(float) for name in NOISE_IS_IN}
+        parts[some] = _noise_of_blocks(own, witness, *(completion[w][some, None] for w in ("lattice", "signal_ratio")))
+        seen_px[some] = own["n"]
+    freedom = _take_own_course(parts, seen_px)
+    if freedom < 1:
+        return BlockNoise(np.zeros_like(parts), sigma, 1.0)
+    seen = float(np.nanmean(np.einsum("tb,tb->t", parts, parts, dtype=float) / sigma**2))
+    dispersion = (freedom * seen + PRIOR_FREEDOM) / (freedom + PRIOR_FREEDOM)
+    dispersion = float(np.clip(dispersion, *DISPERSION_LIMITS))
+    if seen > 0:
+        parts *= np.sqrt(dispersion / seen)
+    return BlockNoise(parts, sigma * np.sqrt(dispersion), dispersion)
+
+
+def _noise_of_blocks(
+    own: dict[str, np.ndarray], witness: str, to_lattice: np.ndarray, to_mass: np.ndarray
+) -> np.ndarray:
+    """(frames, blocks): what each block adds to the witness beyond its share, from its sums."""
     whole = {name: values.sum(1, keepdims=True) for name, values in own.items()}
     with np.errstate(divide="ignore", invalid="ignore"):
-        fit, to_lattice, to_mass = lattice_fit(whole), *(completion[w][:, None] for w in ("lattice", "signal_ratio"))
-        kappa = np.nan_to_num(fit["slope"])
-        lattice = to_lattice * (own["raw_l"] - kappa * (own["ll"] - own["noise_ll"])) / fit["energy"]
+        kappa = np.nan_to_num(lattice_fit(whole)["slope"])
+        energy = whole["ll"] - whole["noise_ll"]
+        lattice = to_lattice * (own["raw_l"] - kappa * (own["ll"] - own["noise_ll"])) / energy
+        if witness == "lattice":
+            return np.nan_to_num(lattice)
         expected = whole["template"] - whole["l_template"]
         signal = (whole["raw"] - kappa * whole["l"]) / expected
         mass = to_mass * (own["raw"] - kappa * own["l"] - signal * (own["template"] - own["l_template"])) / expected
-        order = (lattice - to_lattice * kappa / (to_mass * signal) * mass) / (to_mass * signal)
-    parts = np.nan_to_num({"signal_ratio": mass, "lattice": lattice, "order": order}[witness])
-    parts, freedom = _without_own_course(parts, whole["n"][:, 0], own["n"])
-    if freedom < 1:
-        return BlockNoise(np.zeros_like(parts), sigma, 1.0)
-    seen = float(np.nanmean((parts**2).sum(1) / sigma**2))
-    dispersion = (freedom * seen + PRIOR_FREEDOM) / (freedom + PRIOR_FREEDOM)
-    dispersion = float(np.clip(dispersion, *DISPERSION_LIMITS))
-    return BlockNoise(
-        parts * np.sqrt(dispersion / seen) if seen > 0 else parts, sigma * np.sqrt(dispersion), dispersion
-    )
+        if witness == "signal_ratio":
+            return np.nan_to_num(mass)
+        return np.nan_to_num((lattice - to_lattice * kappa / (to_mass * signal) * mass) / (to_mass * signal))
 
 
 def replicates(
@@ -109,16 +125,23 @@ def registration_noise(displacement_sigma_px: np.ndarray, filter_px: float, peri
     return np.minimum(0.25 * (wave * np.nan_to_num(displacement_sigma_px)) ** 2, 1.0)
 
 
-def _without_own_course(parts: np.ndarray, total: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, float]:
-    """Parts less the smooth course of each block, scaled for what that takes of the noise; their degrees of freedom."""
+def _take_own_course(parts: np.ndarray, seen_px: np.ndarray) -> float:
+    """Take the smooth course of each block from its parts, scale them for what that takes of the noise, and return
+    their degrees of freedom.
+
+    Both arrays are (frames, blocks) and are changed.
+    """
     n, blocks = parts.shape
     degree = min(2, (n - 1) // 4)
-    share = own / np.maximum(total, 1)[:, None]
-    seen = share > 0.2 * share.max(0, keepdims=True).clip(1e-12)
+    seen_px /= np.maximum(seen_px.sum(1, keepdims=True), 1)
+    seen = (seen_px > 0.2 * seen_px.max(0).clip(1e-12)).mean()
     u = np.linspace(-1, 1, n)
-    basis = np.stack([u**d for d in range(degree + 1)], 1)
-    projector = basis @ np.linalg.pinv(basis)
+    basis = np.stack([u**d for d in range(degree + 1)], 1).astype(parts.dtype)
     left = n - degree - 1
     if left < 1:
-        return parts, 0.0
-    return (parts - projector @ parts) * np.sqrt(n / left), float(left * blocks * seen.mean())
+        return 0.0
+    course = np.linalg.pinv(basis) @ parts  # (degree + 1, blocks)
+    for k in range(n):
+        parts[k] -= basis[k] @ course
+    parts *= np.sqrt(n / left)
+    return float(left * blocks * seen)

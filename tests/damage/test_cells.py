@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from atomdiffuser.damage.balance import balance
+from atomdiffuser.damage.balance import Balanced, balance
 from atomdiffuser.damage.cells import courses_of_cells
 from atomdiffuser.damage.observables import observe
 from atomdiffuser.damage.regions import RegionMask, block_size_px, grid_regions, join_regions
@@ -40,10 +40,14 @@ def sums_of(
     }  # fmt: skip
 
 
+def weighed(sums: dict[str, np.ndarray], found: Balanced) -> dict[str, np.ndarray]:
+    return {key: values * found.weights.get(key, 1.0) for key, values in sums.items()}
+
+
 def course(sums: dict[str, np.ndarray], name: str, balanced: bool = True) -> np.ndarray:
     """(t,) of the whole field, from 1 on."""
     found = balance(sums, REGIONS, BLOCK)
-    y = getattr(observe(found.sums if balanced else sums, REGIONS.membership), name)[:, 0]
+    y = getattr(observe(weighed(sums, found) if balanced else sums, REGIONS.membership), name)[:, 0]
     y = y * found.completion[name][:, 0] if balanced else y
     return y / y[0]
 
@@ -105,7 +109,7 @@ def test_noise_alone_changes_nothing() -> None:
 def test_two_frames_are_left_as_they_are() -> None:
     sums = {name: values[:2] for name, values in sums_of(np.ones(64), np.ones((T, 64))).items()}
     found = balance(sums, REGIONS, BLOCK)
-    assert found.sums is sums and np.all(found.completion["lattice"] == 1) and np.all(found.sigma["lattice"] == 0)
+    assert found.weights == {} and np.all(found.completion["lattice"] == 1) and np.all(found.sigma["lattice"] == 0)
 
 
 def test_a_region_that_comes_into_view_late_is_not_called_sure() -> None:
@@ -124,7 +128,7 @@ def test_without_a_lattice_nothing_of_it_is_taken_off_the_mass() -> None:
     nothing = {"raw_l": 200 + random.normal(size=(T, 64)), "ll": np.ones((T, 64)), "v_ll": np.full((T, 64), 1e6)}
     slope = {"l": np.linspace(-1, 1, T)[:, None] * np.linspace(-1, 1, 64)}
     found, plain = (balance(sums | nothing | more, REGIONS, BLOCK) for more in (slope, {}))
-    assert np.allclose(found.sums["template"], plain.sums["template"])
+    assert np.allclose(found.weights["template"], plain.weights["template"])
 
 
 def test_regions_without_a_pixel_have_no_factors() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from atomdiffuser.damage.mixture import LATTICE_POWERS, MASS, consistent
+from atomdiffuser.damage.mixture import LATTICE_POWERS, MASS, consistent_factors
 from atomdiffuser.damage.template import frame_weight
 
 L, ENERGY, SIGNAL = 3.0, 50.0, 400.0  # error of the assumed lattice that all frames share, and sums of an intact atom
@@ -35,6 +35,11 @@ def sums_of(left: np.ndarray, maps: np.ndarray, weights: np.ndarray, taken: np.n
         "noise_ll": zero, "l": 7 * intact, "v_ll": ENERGY * intact**2, "ll_y": zero, "ll_x": zero,
         "ll_contrast": ENERGY * intact**2 * maps,
     }  # fmt: skip
+
+
+def consistent(sums: dict[str, np.ndarray], weights: np.ndarray) -> dict[str, np.ndarray]:
+    factors = consistent_factors(sums, weights)
+    return {name: values * factors.get(name, 1.0) for name, values in sums.items()}
 
 
 def courses(sums) -> tuple[np.ndarray, np.ndarray]:

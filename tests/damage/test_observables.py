@@ -100,7 +100,7 @@ def test_drift_does_not_bias_the_intensity(monkeypatch) -> None:
 def unbalanced(sums, regions) -> Balanced:
     ones = np.ones((len(sums["n"]), len(regions.regions)))
     factors = lambda value: {name: value * ones for name in ("lattice", "signal_ratio")}
-    return Balanced(sums, factors(1.0), factors(0.0))
+    return Balanced({}, factors(1.0), factors(0.0))
 
 
 def test_intervals_are_two_sided_95_percent() -> None:
@@ -179,7 +179,7 @@ def test_what_all_maps_but_the_references_have_wrong_is_no_step_after_it(monkeyp
 
     step = lambda: np.abs(contrast(0.9) / contrast(1.0) - 1).max()
     honest = step()
-    monkeypatch.setattr(analysis_module, "consistent", lambda sums, *_: sums)
+    monkeypatch.setattr(analysis_module, "consistent_factors", lambda *_: {})
     assert honest < 0.003 and step() > 0.012
 
 
