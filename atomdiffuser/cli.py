@@ -183,9 +183,7 @@ def align(frames: Path, trajectory: Path, aligned: Path, settings: AlignSettings
 @click.option("--config-hash", default="", help="Hash of all settings, for the status file.")
 @settings_options(ReportSettings)
 @stage_options
-def report(
-    results: Path, output: Path | None, open_it: bool, settings: ReportSettings, run: Any, **names: Any
-) -> None:
+def report(results: Path, output: Path | None, open_it: bool, settings: ReportSettings, run: Any, **names: Any) -> None:
     """RESULTS, the folder of one series → a page to read (OUTPUT, or report.html in RESULTS).
 
     With --open and a page that is there already, as after `run`, the page is only opened; RESULTS may then also be the

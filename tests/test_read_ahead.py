@@ -115,7 +115,7 @@ def test_batches_of_pairs_are_the_same_as_read_one_by_one(frames: np.ndarray) ->
     found = source.in_batches(pairs, run, 2)
     assert [part for part, *_ in found] == [slice(0, 2), slice(2, 4), slice(4, 5)]
     plain = FrameSource(FrameSeries(frames), torch.device("cpu"))
-    for (part, bases, coefficients) in found:
+    for part, bases, coefficients in found:
         for m, (i, j) in enumerate(pairs[part]):
             assert torch.equal(bases[m], plain.prepared([i]).base[0])
             assert torch.equal(coefficients[m], plain.prepared([j]).coefficients[0])

@@ -167,13 +167,15 @@ def measure_regions(
         maps = tuple(_filled(v, source) for v in given(k))
         found = sum_frame(source, k, affines[k], maps, template, regions, **further)
         for name, values in found.items():
-            sums.setdefault(name, np.full((n_frames, n_atoms), np.nan, np.float32))[k] = values
+            if name not in sums:
+                sums[name] = np.full((n_frames, n_atoms), np.nan, np.float32)
+            sums[name][k] = values
         advance()
     weights = np.array([template.weights[k] for k in usable])
     if usable:
         rows = _all_or_some(usable, n_frames)
-        factors = consistent_factors({name: values[rows] for name, values in sums.items()}, weights)
-        for name, factor in factors.items():
+        field = {name: values.sum(1, dtype=float)[rows] for name, values in sums.items()}
+        for name, factor in consistent_factors(field, weights).items():
             sums[name][rows] *= factor
     weighed = balance(sums, regions, block) if usable else as_they_are(n_frames, len(regions.regions))
     for name, weight in weighed.weights.items():

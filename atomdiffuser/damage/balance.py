@@ -171,7 +171,7 @@ def _completed(
                 of_cell = field.cells[member]
                 middles = [(whole * m)[None, member] @ of_cell for m in field.middle.T]
                 everywhere = everywhere + slopes.off_centre(middles, all_of_it)
-                visible = visible + slopes.off_centre([(seen * p)[:, member] @ of_cell for p in places], own)
+                visible = visible + slopes.off_centre([(seen[:, member] * p[:, member]) @ of_cell for p in places], own)
             relative = found.curve / everywhere[:, None]
             weighed = ((full * (relative - 1) * level_sigma) ** 2).sum(-1)
             first = here[np.isfinite(here).all(-1).argmax()]  # a region may come into view later

@@ -23,17 +23,16 @@ LATTICE_POWERS = {"raw_l": 1, "l": 1, "ll": 2, "noise_ll": 2, "v_ll": 2, "ll_y":
 MASS = ("template", "l_template", "l_elsewhere")
 
 
-def consistent_factors(sums: dict[str, np.ndarray], weights: np.ndarray) -> dict[str, np.ndarray]:
+def consistent_factors(field: dict[str, np.ndarray], weights: np.ndarray) -> dict[str, np.ndarray]:
     """Factors (t, 1), by name, of sums as had the template been taken for what it is; other sums stay.
 
     Parameters
     ----------
-    sums
-        (t, atoms) as from `observables.sum_frame`, of the frames in use only.
+    field
+        (t,) sums of `observables.sum_frame` over all atoms, of the frames in use only.
     weights
         (t,) of the frames in the template.
     """
-    field = {name: values.sum(1, dtype=float) for name, values in sums.items()}
     with np.errstate(divide="ignore", invalid="ignore"):
         energy, mass = field["ll"] - field["noise_ll"], field["template"]
         contrast, intensity = field["ll_contrast"] / energy, field["template_intensity"] / mass

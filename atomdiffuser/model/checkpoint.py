@@ -19,7 +19,7 @@ from atomdiffuser.model.network import AtomDiffuser
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 DEFAULT_NAME = "default"
 METADATA_KEY = "atomdiffuser"
-FORMAT = 2
+FORMAT = 3
 
 
 def save_model(

@@ -1,6 +1,7 @@
 """The two decay maps of an aligned pair: local regressions of five widths, blended and corrected by a U-Net.
 
-The net works at stride 4, where the fields live: they are smooth.
+The net works at stride 4, where the fields live: they are smooth. What it makes of intensity is looked at once more
+(`second_look`).
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from torch import Tensor, nn
 from atomdiffuser.model.config import ModelConfig
 from atomdiffuser.model.layers import Stack, scaled_init
 from atomdiffuser.model.pair_statistics import FOLLOWING, WINDOW_CELLS, Evidence, PairStatistics
+from atomdiffuser.model.second_look import SecondLook
 from atomdiffuser.model.time_embedding import Conditioning
 
 LOG_LOWEST, LOG_HIGHEST = -5.0, 1.0
-SIGMA_LOG_LOWEST, SIGMA_LOG_HIGHEST = -7.0, 0.5
+SIGMA_LOG_LOWEST, SIGMA_LOG_HIGHEST = -9.0, 0.5
 LEAST_CONTRAST = 0.02  # where the logarithm of a slope, which noise can make negative, bends to its floor
 FIRST_WINDOW = 3  # the fourth width gets most of a fresh net's trust
 WINDOWS = len(WINDOW_CELLS)
@@ -48,6 +50,7 @@ class DecayDecoder(nn.Module):
         steps = list(pairwise(widths))
         self.down = nn.ModuleList(scaled_init(nn.Conv2d(a, b, 2, stride=2), 1.0) for a, b in steps)
         self.up = nn.ModuleList(scaled_init(nn.Conv2d(b, a, 1), 0.5) for a, b in steps)
+        self.second_look = SecondLook()
         self.leave = scaled_init(nn.Conv2d(widths[0], sum(CANDIDATES) + 4, 3, padding=1), 0.1)
         # Set after training, see training/calibration.py: for either map, at each of `CALIBRATED_AT_E`.
         self.register_buffer("log_sigma_offset", torch.zeros(2, len(CALIBRATED_AT_E)))
@@ -57,8 +60,23 @@ class DecayDecoder(nn.Module):
                 numbers[:, WINDOWS:blended] = FOLLOWING_AT_FIRST
                 numbers[:, -1] = -2.5
 
-    def forward(self, evidence: Evidence, condition: Tensor, electrons: Tensor) -> Tensor:
-        """What the pair shows, at stride 4, with the vector from `conditioning` and the mean electrons a pixel (n,)."""
+    def forward(self, evidence: Evidence, condition: Tensor, electrons: Tensor, *, second_look: bool = True) -> Tensor:
+        """What the pair shows, at stride 4, with the vector from `conditioning` and the mean electrons a pixel (n,).
+
+        Without a `second_look` intensity is as the net blends it.
+        """
+        log_intensity, value, doubts = self.first_look(evidence, condition)
+        if second_look:
+            log_intensity, change = self.second_look(log_intensity, evidence)
+            doubts = torch.stack([doubts[:, 0] + change, doubts[:, 1]], 1)
+        positive = LEAST_CONTRAST * F.softplus(value / LEAST_CONTRAST)
+        rates = _bounded(torch.stack([log_intensity, positive.clamp_min(1e-8).log()], 1), LOG_LOWEST, LOG_HIGHEST)
+        return torch.cat(
+            [rates, bounded_log_sigma(doubts) + self._offset(electrons)[..., None, None], evidence.log_doubt], 1
+        )
+
+    def first_look(self, evidence: Evidence, condition: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Log intensity and contrast (n, y, x) as the net blends them, and its log σ of both (n, 2, y, x)."""
         x = self.enter(evidence.channels)
         kept = []
         for level, blocks in enumerate(self.down_blocks):
@@ -70,13 +88,9 @@ class DecayDecoder(nn.Module):
             x = kept[level] + F.interpolate(self.up[level](x), scale_factor=2, mode="bilinear", align_corners=False)
             x = self.up_blocks[level](x, condition)
         intensity, contrast = self._split(self.leave(x).float())
-        log_intensity = _blend(intensity, evidence.log_intensity)
         value = _blend(contrast, torch.cat([evidence.contrast, evidence.following], 1))
-        positive = LEAST_CONTRAST * F.softplus(value / LEAST_CONTRAST)
-        rates = _bounded(torch.stack([log_intensity, positive.clamp_min(1e-8).log()], 1), LOG_LOWEST, LOG_HIGHEST)
         doubts = torch.stack([intensity[:, -1], contrast[:, -1]], 1)
-        log_sigma = _bounded(doubts, SIGMA_LOG_LOWEST, SIGMA_LOG_HIGHEST)
-        return torch.cat([rates, log_sigma + self._offset(electrons)[..., None, None], evidence.log_doubt], 1)
+        return _blend(intensity, evidence.log_intensity), value, doubts
 
     def _offset(self, electrons: Tensor) -> Tensor:
         """What calibration adds to log σ of either map (n, 2), linear in the logarithm between its points."""
@@ -96,6 +110,11 @@ class DecayDecoder(nn.Module):
 def _blend(numbers: Tensor, candidates: Tensor) -> Tensor:
     """Weighted mean over the candidates plus the correction, (n, y, x)."""
     return (numbers[:, :-2].softmax(1) * candidates).sum(1) + numbers[:, -2]
+
+
+def bounded_log_sigma(doubt: Tensor) -> Tensor:
+    """log σ from what the net or the second look says."""
+    return _bounded(doubt, SIGMA_LOG_LOWEST, SIGMA_LOG_HIGHEST)
 
 
 def _bounded(x: Tensor, low: float, high: float) -> Tensor:

@@ -23,8 +23,10 @@ from atomdiffuser.model.affine_fit import fit_affine
 from atomdiffuser.model.config import CELL_STRIDE, MAP_STRIDE, STEM_STRIDE, ModelConfig
 from atomdiffuser.model.decay_decoder import DecayDecoder
 from atomdiffuser.model.encoder import Encoder
-from atomdiffuser.model.frames import PairFrames, cut_template, pair_frames
+from atomdiffuser.model.frames import PairFrames, Window, cut_template, pair_frames
+from atomdiffuser.model.lattice_template import LatticeTemplate
 from atomdiffuser.model.local_steps import LocalStep, cell_centres
+from atomdiffuser.model.pair_statistics import Evidence
 from atomdiffuser.model.prediction import PairPrediction
 from atomdiffuser.model.shift_search import ShiftSearch, motion_from_log_odds
 from atomdiffuser.model.tiling import OVERLAP_PX, WINDOW_PX, Tile, blending_weight, plan_tiles
@@ -208,7 +210,13 @@ class AtomDiffuser(nn.Module):
         return DriftEstimate(log_odds, found, probability, stages, normals)
 
     def estimate_decay(
-        self, frames: PairFrames, drift: Tensor, tau: Tensor, *, tiles: list[Tile] | None = None
+        self,
+        frames: PairFrames,
+        drift: Tensor,
+        tau: Tensor,
+        *,
+        tiles: list[Tile] | None = None,
+        second_look: bool = True,
     ) -> Tensor:
         """What `DecayDecoder` gives, (n, 6, y, x) at stride 4, for pairs whose drift is known, asked at `tau` (n,)."""
         tiles = tiles or plan_tiles(frames.shape, 2**30)
@@ -218,15 +226,9 @@ class AtomDiffuser(nn.Module):
         template = None if len(tiles) == 1 else frames.lattice_template(drift)
         for tile in tiles:
             w = tile.window
-            reference, reference_mask = frames.reference_window(w)
-            moving, moving_mask = frames.aligned_window(w, drift)
-            evidence = self.decoder.statistics(
-                reference, moving, reference_mask * moving_mask, frames.level, frames.readout,
-                template and cut_template(template, w),
-            )  # fmt: skip
-            del reference, reference_mask, moving, moving_mask
+            evidence = self._evidence(frames, drift, w, template and cut_template(template, w))
             give_freed_memory_back(w.height * w.width)
-            fields = self.decoder(evidence, condition, frames.level)
+            fields = self.decoder(evidence, condition, frames.level, second_look=second_look)
             if len(tiles) == 1:
                 return fields[:, :, : size[0], : size[1]]
             if total is None:
@@ -238,6 +240,19 @@ class AtomDiffuser(nn.Module):
             total[:, :, y : y + rows, x : x + columns] += (fields * weight)[:, :, :rows, :columns]
             weights[y : y + rows, x : x + columns] += weight[:rows, :columns]
         return total / weights
+
+    def evidence(self, frames: PairFrames, drift: Tensor) -> Evidence:
+        """What pairs show in one piece, before anything that is learned, at motions `drift` (n, 3, 3)."""
+        (tile,) = plan_tiles(frames.shape, 2**30)
+        return self._evidence(frames, drift, tile.window, None)
+
+    def _evidence(
+        self, frames: PairFrames, drift: Tensor, window: Window, template: LatticeTemplate | None
+    ) -> Evidence:
+        reference, reference_mask = frames.reference_window(window)
+        moving, moving_mask = frames.aligned_window(window, drift)
+        mask = reference_mask * moving_mask
+        return self.decoder.statistics(reference, moving, mask, frames.level, frames.readout, template)
 
     def _fine(self, frames: PairFrames, values: Tensor, mask: Tensor) -> Tensor:
         return self.encoder(values, mask, frames.level)

@@ -41,8 +41,10 @@ FILTER_WIDTHS_PX = (1.0, 1.4)
 OCTAVES = (1, 2, 4)
 WINDOW_CELLS = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Standard deviations of the windows [cells]."""
+BEYOND_CELLS = 32.0  # of one that only the second look at intensity has
 ROUGHNESS_CELLS = (4.0, 16.0)
 """Standard deviations of the windows over which differences between widths are averaged [cells]."""
+ROUGHNESS_CHANNELS = 2 * (len(WINDOW_CELLS) - 1) * len(ROUGHNESS_CELLS)
 DIFFERENCE_SHARE = 0.45  # variance of the difference to a window twice as wide, over the narrow window's own
 WIDEST, PROBED = len(WINDOW_CELLS) - 1, 2
 """Indices of the window that contrast is followed from, and of the one that the regression on intensity is made in."""
@@ -58,6 +60,7 @@ VACUUM_SHARE = 0.03  # of the frame's mean signal
 MEDIAN_OF_SQUARES = 0.455  # of a standard normal number
 LARGEST_SQUARE = 100.0  # in variances
 LARGEST_LOG, LARGEST_SLOPE = 2.5, 2.5
+LEAST_VARIANCE, LARGEST_VARIANCE = 1e-6, 10.0  # that a standard error is told apart by
 LEAST_PASSED = 0.003  # of the noise, that T is taken to hold: where it is empty nothing is known
 
 
@@ -73,6 +76,11 @@ class Evidence:
         (n, windows, y/4, x/4): log μ and κ; 0 and 1 where nothing is seen.
     following
         (n, len(FOLLOWING), y/4, x/4): κ as it would be if it followed log μ, through windows of those widths.
+    roughness
+        (n, ROUGHNESS_CHANNELS + len(ROUGHNESS_CELLS), y/4, x/4): logarithms of how much more neighbouring widths differ
+        than noise explains; last the widest against a window twice as wide.
+    beyond, beyond_sigma
+        (n, y/4, x/4): log μ in that window, and its standard error.
     log_doubt
         (n, 2, y/4, x/4): logarithms of the standard errors of log μ and κ in the middle window; large in vacuum, and
         that of κ where there is no lattice.
@@ -82,6 +90,9 @@ class Evidence:
     log_intensity: Tensor
     contrast: Tensor
     following: Tensor
+    roughness: Tensor
+    beyond: Tensor
+    beyond_sigma: Tensor
     log_doubt: Tensor
 
 
@@ -92,8 +103,7 @@ class PairStatistics(nn.Module):
         super().__init__()
         self.register_buffer("filters", band_passes(FILTER_WIDTHS_PX), persistent=False)
         octaves = len(OCTAVES)
-        rough = 2 * (len(WINDOW_CELLS) - 1) * len(ROUGHNESS_CELLS)
-        self.channels = len(WINDOW_CELLS) * (5 + 2 * octaves) + 3 + rough + len(FOLLOWING) + 2
+        self.channels = len(WINDOW_CELLS) * (5 + 2 * octaves) + 3 + ROUGHNESS_CHANNELS + len(FOLLOWING) + 2
 
     def forward(
         self, reference: Tensor, moving: Tensor, mask: Tensor, level: Tensor, readout: Tensor,
@@ -142,18 +152,7 @@ class PairStatistics(nn.Module):
         channels, logs, slopes, log_variances, slope_variances = [], [], [], [], []
         modes = torch.tensor([1.0 / o**2 for o in OCTAVES], device=cells.device)[:, None, None]  # what a band counts
         for width in WINDOW_CELLS:
-            reference, moving, coverage = _window(cells, width).unbind(1)
-            pixels = coverage * 4 * math.pi * (width * MAP_STRIDE) ** 2  # that count, were all weights equal
-            electrons = pixels * level[:, None, None]
-            log_ratio = (
-                ((moving * electrons + coverage).clamp_min(0.02) / (reference * electrons + coverage).clamp_min(0.02))
-                .log()
-                .clamp(-LARGEST_LOG, LARGEST_LOG)
-            )
-            mean = (reference / coverage.clamp_min(1e-3)).clamp_min(0)
-            noise = (mean + excess[:, 0]).clamp_min(1e-3)  # of a pixel, over the level; C and S are in its units
-            log_variance = 2 * noise / (mean.square() * electrons).clamp_min(1e-3)
-
+            log_ratio, log_variance, mean, noise, pixels = _log_ratio(cells, width, level, excess[:, 0])
             cross, square, other, seen = _window(bands.flatten(1, 2), width).unflatten(1, bands.shape[1:3]).unbind(2)
             slope, error = _slope(cross, square, noise[:, None] * seen, pixels[:, None], OCTAVES)
             total = lambda x: (x * modes).sum(1, keepdim=True)
@@ -162,9 +161,9 @@ class PairStatistics(nn.Module):
             floor = (total(square).clamp_min(0) * band_error).clamp_min(1e-6)
             energy = ((total(other).clamp_min(0) + floor) / (total(square).clamp_min(0) + floor)).sqrt()
             channels += [
-                log_ratio[:, None], _log_doubt(log_variance)[:, None], all_slope - 1,
-                energy.clamp(0, LARGEST_SLOPE) - 1, _log_doubt(all_error.square()), slope - 1,
-                _log_doubt(error.square()),
+                log_ratio[:, None], log_doubt(log_variance)[:, None], all_slope - 1,
+                energy.clamp(0, LARGEST_SLOPE) - 1, log_doubt(all_error.square()), slope - 1,
+                log_doubt(error.square()),
             ]  # fmt: skip
             if width == JUDGED_CELLS:
                 judged = torch.stack([log_variance.sqrt(), all_error[:, 0]], 1).clamp(1e-4, 1e4).log()
@@ -179,11 +178,18 @@ class PairStatistics(nn.Module):
         channels += [cells[:, 2:], local.clamp(0, 4) - 1, energy]
         log_ratios, contrasts = torch.stack(logs, 1), torch.stack(slopes, 1)
         log_variance, slope_variance = torch.stack(log_variances, 1), torch.stack(slope_variances, 1)
-        channels += _roughness(log_ratios, log_variance) + _roughness(contrasts, slope_variance)
+        roughness = _roughness(log_ratios, log_variance) + _roughness(contrasts, slope_variance)
+        channels += roughness
         following, ratio, certainty = _following(log_ratios, contrasts, log_variance, slope_variance)
         channels += [following - 1, ratio, certainty]
         doubts = judged + 20.0 * vacuum[:, None]
-        return Evidence(torch.cat(channels, 1), log_ratios, contrasts, following, doubts)
+        beyond, beyond_variance, *_ = _log_ratio(cells, BEYOND_CELLS, level, excess[:, 0])
+        last = lambda values, further: torch.stack([values[:, WIDEST], further], 1)
+        roughness = roughness + _roughness(last(log_ratios, beyond), last(log_variance, beyond_variance))
+        return Evidence(
+            torch.cat(channels, 1), log_ratios, contrasts, following, torch.cat(roughness, 1), beyond,
+            beyond_variance.clamp(LEAST_VARIANCE, LARGEST_VARIANCE).sqrt(), doubts,
+        )  # fmt: skip
 
 
 WINDOW_REACH = 6.0  # of its widths
@@ -276,6 +282,21 @@ def _slope(
     return slope.clamp(-0.5, LARGEST_SLOPE), error
 
 
+def _log_ratio(
+    cells: Tensor, width: float, level: Tensor, excess: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """log μ in a window and its variance, the reference's mean and the variance of its pixels, over the level, and the
+    pixels that count in the window, each (n, y, x)."""
+    reference, moving, coverage = _window(cells, width).unbind(1)
+    pixels = coverage * 4 * math.pi * (width * MAP_STRIDE) ** 2  # were all weights equal
+    electrons = pixels * level[:, None, None]
+    ratio = (moving * electrons + coverage).clamp_min(0.02) / (reference * electrons + coverage).clamp_min(0.02)
+    mean = (reference / coverage.clamp_min(1e-3)).clamp_min(0)
+    noise = (mean + excess).clamp_min(1e-3)
+    variance = 2 * noise / (mean.square() * electrons).clamp_min(1e-3)
+    return ratio.log().clamp(-LARGEST_LOG, LARGEST_LOG), variance, mean, noise, pixels
+
+
 def _roughness(values: Tensor, variances: Tensor) -> list[Tensor]:
     """log of the mean squared difference between neighbouring widths over what noise explains; 0 for noise alone."""
     expected = DIFFERENCE_SHARE * variances[:, :-1].clamp(1e-8, 1e4)
@@ -311,9 +332,9 @@ def _following(
     return following, torch.asinh(ratio)[:, None] / 2, (torch.sign(certainty) * certainty.abs().log1p() / 3)[:, None]
 
 
-def _log_doubt(variance: Tensor) -> Tensor:
+def log_doubt(variance: Tensor) -> Tensor:
     """Standard errors from 0.001 to 3 become about 2 to −0.3."""
-    return -(0.5 * variance.clamp(1e-6, 10.0).log() + 1.0) / 3
+    return -(0.5 * variance.clamp(LEAST_VARIANCE, LARGEST_VARIANCE).log() + 1.0) / 3
 
 
 def _window(cells: Tensor, width: float) -> Tensor:

@@ -12,7 +12,7 @@ from atomdiffuser.model.config import CELL_STRIDE, MULTIPLE
 from atomdiffuser.model.frames import Window
 
 WINDOW_PX = 2048
-OVERLAP_PX = 384  # three widths of the widest local regression on either side of a seam
+OVERLAP_PX = 384  # three widths of the blend's widest local regression on either side of a seam
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """`python -m atomdiffuser.training PRESET`: training where nothing but torch, numpy and safetensors is installed.
 
 `python -m atomdiffuser.training join MAPS DRIFT --to FILE` makes one network of two whose parts were trained apart,
-`python -m atomdiffuser.training calibrate FILE --to FILE` one whose σ of the maps is calibrated afresh.
+`python -m atomdiffuser.training finish FILE --to FILE` one whose second look is trained, and σ calibrated, afresh.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import torch
 
 from atomdiffuser.errors import AtomDiffuserError
 from atomdiffuser.model.checkpoint import join_models
-from atomdiffuser.training.calibration import calibrate
+from atomdiffuser.training.finishing import finish_file
 from atomdiffuser.training.loop import train
-from atomdiffuser.training.settings import TrainSettings, parse_value, read_settings
+from atomdiffuser.training.settings import parse_value, read_settings
 
 CONFIG = Path("config/train.yaml")
 
@@ -27,8 +27,8 @@ def main(arguments: list[str] | None = None, *, progress: Callable[[int, int], N
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["join"]:
         return _join(arguments[1:])
-    if arguments[:1] == ["calibrate"]:
-        return _calibrate(arguments[1:])
+    if arguments[:1] == ["finish"]:
+        return _finish(arguments[1:])
     parser = argparse.ArgumentParser(prog="python -m atomdiffuser.training", description=__doc__)
     parser.add_argument("preset")
     parser.add_argument("--config", type=Path, default=CONFIG)
@@ -68,18 +68,21 @@ def _join(arguments: list[str]) -> int:
     return 0
 
 
-def _calibrate(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m atomdiffuser.training calibrate")
+def _finish(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m atomdiffuser.training finish")
     parser.add_argument("weights", type=Path)
     parser.add_argument("--to", type=Path, required=True)
-    parser.add_argument("--pairs", type=int, default=TrainSettings.calibrate_pairs, help="of each fluence")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes")
     options = parser.parse_args(arguments)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    settings = TrainSettings(batch=16, calibrate_pairs=options.pairs)
+    torch.set_flush_denormal(True)
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
+    report = lambda line: print(line, file=sys.stderr, flush=True)
     try:
-        print(f"{calibrate(options.weights, options.to, settings, device)}  {options.to}")
+        changes = dict(_change(c) for c in options.changes)
+        print(f"{finish_file(options.weights, options.to, changes, torch.device(device), report)}  {options.to}")
     except AtomDiffuserError as error:
-        print(f"calibrate: {error}", file=sys.stderr)
+        print(f"finish: {error}", file=sys.stderr)
         return 1
     return 0
 

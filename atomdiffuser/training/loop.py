@@ -18,7 +18,8 @@ from atomdiffuser._version import __version__
 from atomdiffuser.errors import SettingsError
 from atomdiffuser.model.network import AtomDiffuser
 from atomdiffuser.training.batches import BatchSource
-from atomdiffuser.training.calibration import sigma_offsets
+from atomdiffuser.training.finishing import finish_network
+from atomdiffuser.training.gradients import clip_gradients
 from atomdiffuser.training.log import TrainingLog
 from atomdiffuser.training.objectives import build_network, objective_of
 from atomdiffuser.training.settings import TrainSettings
@@ -143,10 +144,11 @@ def train(
     finished = bool(state.total_steps) and state.step >= state.total_steps
     weights = place / "weights.safetensors"
     if finished:
-        save_checkpoint(place, model, optimizer, average, state, described)
         weights = folder / "weights.safetensors"
-        ended = {"step": state.step, "elapsed_s": round(state.elapsed_s, 1), "validation": log.last("validation")}
-        run.finish(weights, {**described, **ended})
+        if state.step > first or not weights.is_file():
+            save_checkpoint(place, model, optimizer, average, state, described)
+            ended = {"step": state.step, "elapsed_s": round(state.elapsed_s, 1)}
+            run.finish(weights, {**described, **ended}, validation, report)
     log.plot()
     return TrainResult(state.step, state.total_steps, finished, weights)
 
@@ -181,18 +183,22 @@ class _Run:
             loss, parts = self.objective(self.model, batch, self.settings)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        clip_gradients(list(self.model.parameters()), self.settings.clip)
+        for part in _parts(self.model):
+            clip_gradients(part, self.settings.clip)
         self.optimizer.step()
         self.average.update(self.model, number)
         return {"loss": loss.detach(), **parts}
 
-    def finish(self, path: Path, described: dict[str, Any]) -> None:
-        """Write the averaged weights, with the σ of the maps calibrated."""
+    def finish(
+        self, path: Path, described: dict[str, Any], validation: Validation, report: Callable[[str], None]
+    ) -> None:
+        """Write the averaged weights, with a second look and the σ of the maps calibrated."""
         if isinstance(self.model, AtomDiffuser):
-            offset = sigma_offsets(_averaged(self.model, self.average), self.settings, self.device)
-            self.average.values["decoder.log_sigma_offset"] = offset.to(self.device)
-            described = {**described, "log_sigma_offset": offset.round(decimals=4).tolist()}
-        save_weights(path, self.model, self.average, described)
+            twin = _averaged(self.model, self.average)
+            described = {**described, **finish_network(twin, self.settings, self.device, report)}
+            self.average.values.update(twin.state_dict())
+        numbers = validation(_averaged(self.model, self.average))
+        save_weights(path, self.model, self.average, {**described, "validation": numbers})
 
 
 def uses_bfloat16(settings: TrainSettings, device: torch.device) -> bool:
@@ -202,15 +208,11 @@ def uses_bfloat16(settings: TrainSettings, device: torch.device) -> bool:
     return device.type == "cuda" or torch.cpu._is_amx_tile_supported()
 
 
-def clip_gradients(parameters: list[nn.Parameter], largest: float) -> None:
-    """Scale gradients to a norm of at most `largest`; where it is not finite all become zero."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = torch.stack(torch._foreach_norm(gradients)).norm()
-    finite = torch.isfinite(norm)
-    factor = torch.where(finite, (largest / (norm + 1e-6)).clamp(max=1.0), 0.0)
-    for gradient in gradients:
-        torch.where(finite, gradient, torch.zeros((), device=gradient.device, dtype=gradient.dtype), out=gradient)
-    torch._foreach_mul_(gradients, factor)
+def _parts(model: nn.Module) -> list[list[nn.Parameter]]:
+    """Parameters that are trained side by side and must not shorten one another's steps."""
+    maps = {id(p) for p in model.decoder.parameters()} if isinstance(model, AtomDiffuser) else set()
+    parts = ([p for p in model.parameters() if (id(p) in maps) == inside] for inside in (False, True))
+    return [part for part in parts if part]
 
 
 def _optimizer(model: nn.Module, settings: TrainSettings, device: torch.device) -> torch.optim.Optimizer:

@@ -90,7 +90,7 @@ def _map_objective(
     if drift is not None:
         error_px = geometry.displacement_rms_px(drift, batch.moving_from_reference, frames.shape)
         given = torch.where((error_px < s.aligned_within_px)[:, None, None], drift, given)
-    fields = model.estimate_decay(frames, given, batch.tau)
+    fields = model.estimate_decay(frames, given, batch.tau, second_look=False)  # which is trained by itself afterwards
     tau = batch.tau[:, None, None, None]
     values, log_sigma = (tau * fields[:, :2]).exp(), fields[:, 2:4] + tau.log()
     maps = [

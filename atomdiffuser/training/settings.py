@@ -59,6 +59,9 @@ class TrainSettings:
         Share of the averaged weights that a step keeps.
     validate_every, validate_pairs
         Steps between validations on named crystals, and pairs of each.
+    look_pairs, look_steps
+        Pairs, and steps over cells of them, that the second look at intensity is trained with after the rest; it is
+        left out where either is 0.
     calibrate_pairs
         Pairs of each fluence that the σ of the maps is calibrated with at the end; 0 leaves it as it is.
     checkpoint_minutes
@@ -93,6 +96,8 @@ class TrainSettings:
     unseen_weight: float = 0.05
     validate_every: int = 500
     validate_pairs: int = 32
+    look_pairs: int = 4096
+    look_steps: int = 1500
     calibrate_pairs: int = 144
     validate_electrons: float = 20.0
     validate_crystals: tuple[str, ...] = ("SrTiO3", "Si", "LLZO[100]", "LLZO[111]", "graphene", "nanoparticle")
@@ -111,6 +116,11 @@ class TrainSettings:
         for key in ("batch", "chunk", "repeats", "validate_every", "validate_pairs"):
             if getattr(self, key) < 1:
                 raise SettingsError(f"{key} is {getattr(self, key)}, expected at least 1")
+        for key in ("look_pairs", "look_steps", "calibrate_pairs"):
+            if getattr(self, key) < 0:
+                raise SettingsError(f"{key} is {getattr(self, key)}, expected 0 or more")
+        if not isinstance(self.beta, tuple) or len(self.beta) != 2:
+            raise SettingsError(f"beta is {self.beta}, expected two numbers, of intensity and of contrast")
         if min(self.shape) < 32:
             raise SettingsError(f"shape is {self.shape}, expected at least 32 pixels each")
 
@@ -126,15 +136,20 @@ def read_settings(path: Path, preset: str, changes: dict[str, Any] | None = None
     presets = parse_yaml(path.read_text())
     if preset not in presets:
         raise SettingsError(f"preset {preset!r} is not in {path}; there are {', '.join(sorted(presets))}")
-    values = dict(presets[preset] or {})
-    for name, value in (changes or {}).items():
+    return settings_from(changed(presets[preset] or {}, changes or {}))
+
+
+def changed(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Plain values with changes, whose dotted names reach inside."""
+    values = dict(values)
+    for name, value in changes.items():
         *outer, last = name.split(".")
         place = values
         for part in outer:
             place[part] = dict(place.get(part) or {})
             place = place[part]
         place[last] = value
-    return settings_from(values)
+    return values
 
 
 def settings_from(values: dict[str, Any]) -> TrainSettings:

@@ -38,7 +38,7 @@ def sums_of(left: np.ndarray, maps: np.ndarray, weights: np.ndarray, taken: np.n
 
 
 def consistent(sums: dict[str, np.ndarray], weights: np.ndarray) -> dict[str, np.ndarray]:
-    factors = consistent_factors(sums, weights)
+    factors = consistent_factors({name: values.sum(1) for name, values in sums.items()}, weights)
     return {name: values * factors.get(name, 1.0) for name, values in sums.items()}
 
 

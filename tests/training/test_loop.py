@@ -8,7 +8,8 @@ from safetensors.torch import load_file
 from atomdiffuser.errors import SettingsError, StoreError
 from atomdiffuser.model import load_model
 from atomdiffuser.training.batches import BatchSource
-from atomdiffuser.training.loop import _optimizer, _Run, clip_gradients, learning_rate, train
+from atomdiffuser.training.gradients import clip_gradients
+from atomdiffuser.training.loop import _optimizer, _Run, learning_rate, train
 from atomdiffuser.training.objectives import build_network
 from atomdiffuser.training.state import WeightAverage, existing_checkpoint
 
@@ -94,6 +95,22 @@ def test_one_batch_is_learned_quickly(settings):
     assert after["drift_px"] < before["drift_px"] / 3
     assert after["search"] < 0.4 * before["search"]
     assert after["loss"] < 0.3 * before["loss"]
+
+
+def test_the_parts_do_not_shorten_one_anothers_steps(settings):
+    """Drift learns the same whether the maps are trained beside it or not, however large their loss."""
+    found = []
+    for parts, weight in ((("drift",), 1.0), (("drift", "maps"), 1e4)):
+        chosen = replace(settings, parts=parts, map_weight=weight, aligned_within_px=0.0)
+        model = build_network(chosen)
+        average = WeightAverage(model, 0.9)
+        run = _Run(chosen, model, _optimizer(model, chosen, torch.device("cpu")), average, torch.device("cpu"))
+        for k in range(3):
+            run.step(k, 3e-3)
+        found.append({name: p for name, p in model.named_parameters() if not name.startswith("decoder.")})
+    assert all(torch.allclose(p, found[1][name], atol=1e-6) for name, p in found[0].items())
+    fresh = dict(build_network(settings).named_parameters())
+    assert any((p - fresh[name]).abs().max() > 1e-3 for name, p in found[0].items())
 
 
 def test_steps_do_not_depend_on_what_came_before(settings):
