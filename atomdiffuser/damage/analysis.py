@@ -37,8 +37,8 @@ class Measurement:
     regions
         Their atoms are cut into blocks.
     sums
-        By name as in `observables.OF_REGIONS`, each (t, atoms) float32, weighed as `balance.balance` says; NaN where a
-        frame is not valid.
+        By name as in `observables.OF_REGIONS`, each (t, atoms), weighed as `balance.balance` says; NaN where a frame is
+        not valid.
     completion
         Factors (t, regions) of "lattice" and "signal_ratio" from what a frame shows of a region to all of it, which are
         in `values`. `completion_sigma` is the relative 1 σ that is left in the course of the region, shared by its
@@ -168,7 +168,7 @@ def measure_regions(
         found = sum_frame(source, k, affines[k], maps, template, regions, **further)
         for name, values in found.items():
             if name not in sums:
-                sums[name] = np.full((n_frames, n_atoms), np.nan, np.float32)
+                sums[name] = np.full((n_frames, n_atoms), np.nan)
             sums[name][k] = values
         advance()
     weights = np.array([template.weights[k] for k in usable])

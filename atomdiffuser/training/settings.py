@@ -98,7 +98,7 @@ class TrainSettings:
     validate_pairs: int = 32
     look_pairs: int = 4096
     look_steps: int = 1500
-    calibrate_pairs: int = 144
+    calibrate_pairs: int = 288
     validate_electrons: float = 20.0
     validate_crystals: tuple[str, ...] = ("SrTiO3", "Si", "LLZO[100]", "LLZO[111]", "graphene", "nanoparticle")
     checkpoint_minutes: float = 3.0
