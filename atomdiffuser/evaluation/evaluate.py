@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from atomdiffuser._version import __version__
-from atomdiffuser.evaluation.benchmark import BenchmarkOptions, between_frames, by_fluence, by_pattern
+from atomdiffuser.evaluation.benchmark import BenchmarkOptions, between_frames, by_fluence, by_pattern, intervals
 from atomdiffuser.evaluation.controlled import (
     PUBLISHED_BASELINE_ERROR,
     PUBLISHED_ERROR,
@@ -74,6 +74,9 @@ def evaluate(
         methods | {"nothing happened": nothing_happened}, options, device=device,
         progress=lambda done, total: report(f"by fluence: {done} of {total}"),
     )  # fmt: skip
+    held = intervals(
+        model, options, device=device, progress=lambda done, total: report(f"intervals: {done} of {total}")
+    )
     report("by pattern")
     pattern = by_pattern(
         networks | oracle, replace(options, pairs=max(1, options.pairs // 2)), device=device,
@@ -85,6 +88,7 @@ def evaluate(
         "controlled": pd.concat([controlled, literature]),
         "controlled_frames": rows,
         "by_fluence": fluence,
+        "intervals": held,
         "by_pattern": pattern,
         "between_frames": between,
     }
@@ -106,6 +110,8 @@ def evaluate(
                  "statistical fit, or by the network alone. Intensity is judged where there "
                  "is a mean signal, contrast where there is lattice. Local regression is given the true drift; oracle "
                  "means that the truth chose its bandwidth."},
+        {"title": "Intervals", "name": "intervals", "table": held,
+         "text": "How many of the true values the 95 % intervals hold, on many damaged pairs, the true drift given."},
         {"title": "By pattern", "name": "by_pattern", "table": pattern,
          "text": "At 20 electrons a pixel, by the pattern of the damage."},
         {"title": "Between frames", "name": "between_frames", "table": between,

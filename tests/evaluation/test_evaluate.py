@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 from atomdiffuser.errors import StoreError
-from atomdiffuser.evaluation.benchmark import BenchmarkOptions
+from atomdiffuser.evaluation import benchmark
+from atomdiffuser.evaluation.benchmark import INTERVALS_TIMES, BenchmarkOptions
 from atomdiffuser.evaluation.controlled import STRENGTHS, controlled_experiment, controlled_frames, controlled_summary
 from atomdiffuser.evaluation.evaluate import evaluate
 from atomdiffuser.evaluation.methods import load_baseline, local_regression, nothing_happened, oracle_regression
@@ -70,6 +71,9 @@ def test_whole_evaluation_writes_a_page(tmp_path):
     assert list(written.method) == list(tables["by_fluence"].method)
     nothing = written[(written.method == "nothing happened") & (written.condition == "undamaged")]
     assert float(nothing.intensity_rmse.iloc[0]) == 0.0
+    held = pd.read_csv(tmp_path / "page" / "intervals.csv")
+    assert list(held.electrons_per_px) == [50.0] and list(held.pairs) == [2 * INTERVALS_TIMES]
+    assert held[["intensity_coverage95", "contrast_coverage95"]].gt(0).all().all()
     patterns = pd.read_csv(tmp_path / "page" / "by_pattern.csv")
     assert list(patterns.pattern) == list(PATTERNS) and patterns.intensity_rmse.gt(0).all()
     between = tables["between_frames"]
@@ -77,6 +81,28 @@ def test_whole_evaluation_writes_a_page(tmp_path):
     ends = between[between.tau == 1.0].intensity_rmse
     assert ends.max() == pytest.approx(ends.min(), abs=1e-6)
     assert (tmp_path / "page" / "evaluation.md").read_text().count("| --- |") >= 3
+
+
+def test_intervals_are_counted_over_all_pairs(monkeypatch):
+    """An answer right to exactly one σ holds all, to three none; twice the pairs are other pairs."""
+    seen = []
+
+    def off_by(sigmas):
+        def method(pairs):
+            seen.append(pairs.intensity.mean())
+            sigma = torch.full_like(pairs.intensity, 0.01)
+            moved = [getattr(pairs, name) + sigmas * 0.01 for name in ("intensity", "contrast")]
+            return Answer(None, *moved, sigma, sigma)
+
+        return lambda *_, **__: method
+
+    options = replace(BenchmarkOptions(), shape=(64, 64), pairs=1, electrons=(20.0, 5.0), crystals=("SrTiO3",))
+    for sigmas, share in ((1.0, 1.0), (3.0, 0.0)):
+        monkeypatch.setattr(benchmark, "network_method", off_by(sigmas))
+        found = benchmark.intervals(None, options, times=3)
+        assert list(found.pairs) == [3, 3] and (found.intensity_coverage95 == share).all()
+        assert found.contrast_rmse.to_numpy() == pytest.approx(0.01 * sigmas, rel=1e-3)
+    assert len({float(s) for s in seen}) == 6
 
 
 def test_only_baselines_load_as_baselines(tmp_path):
