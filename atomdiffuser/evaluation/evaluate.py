@@ -94,6 +94,7 @@ def evaluate(
     }
 
     training = model_card(weights)["training"]
+    training = training.get("maps", training)  # of a network whose parts were trained apart
     facts = {
         "version": __version__, "weights (SHA-256)": weights_hash(weights), "steps": training.get("step", "unknown"),
         "trained on": training.get("device", "unknown"), "frames": f"{options.shape[0]} × {options.shape[1]} px",

@@ -53,7 +53,8 @@ def test_whole_evaluation_writes_a_page(tmp_path):
         decoder_widths=(12, 16, 16, 16), decoder_blocks=1, condition=16,
         shift_width=8, step_width=12, step_blocks=2,
     )  # fmt: skip
-    digest = save_model(AtomDiffuser(small), tmp_path / "w.safetensors", training={"step": 12})
+    card = {"maps": {"step": 12, "device": "CPU"}}
+    digest = save_model(AtomDiffuser(small), tmp_path / "w.safetensors", training=card)
     options = replace(
         BenchmarkOptions(), shape=(64, 64), pairs=1, electrons=(50.0,), crystals=("SrTiO3", "nanoparticle")
     )
@@ -66,7 +67,7 @@ def test_whole_evaluation_writes_a_page(tmp_path):
         report=lambda line: None,
     )
     page = (tmp_path / "page" / "index.html").read_text()
-    assert digest in page and "Gaussian holes" in page and "steps: 12" in page
+    assert digest in page and "Gaussian holes" in page and "steps: 12" in page and "trained on: CPU" in page
     written = pd.read_csv(tmp_path / "page" / "by_fluence.csv")
     assert list(written.method) == list(tables["by_fluence"].method)
     nothing = written[(written.method == "nothing happened") & (written.condition == "undamaged")]
