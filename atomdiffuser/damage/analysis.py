@@ -174,7 +174,7 @@ def measure_regions(
     weights = np.array([template.weights[k] for k in usable])
     if usable:
         rows = _all_or_some(usable, n_frames)
-        field = {name: values.sum(1, dtype=float)[rows] for name, values in sums.items()}
+        field = {name: values.sum(1)[rows] for name, values in sums.items()}
         for name, factor in consistent_factors(field, weights).items():
             sums[name][rows] *= factor
     weighed = balance(sums, regions, block) if usable else as_they_are(n_frames, len(regions.regions))

@@ -90,9 +90,8 @@ def balance(sums: dict[str, np.ndarray], regions: RegionSet, block_px: int) -> B
     del shown, places
     n = seen("n")
     with np.errstate(divide="ignore", invalid="ignore"):
-        mean = np.nan_to_num(seen("template").sum(0, dtype=float) * weights["template"] / n.sum(0, dtype=float))
-    of_mass = n * mean.astype(n.dtype)
-    full["signal_ratio"] = _completed(mass, field, of_mass, n.max(0) * mean, None, regions, used)
+        mean = np.nan_to_num(seen("template").sum(0) * weights["template"] / n.sum(0))
+    full["signal_ratio"] = _completed(mass, field, n * mean, n.max(0) * mean, None, regions, used)
     return Balanced(weights, *({name: full[name][i] for name in WITNESSES} for i in (0, 1)))
 
 
@@ -108,7 +107,7 @@ def _where_lattice_is(
     """(t, atoms) energy of each atom's lattice, at least 0, and its place along y and x [px]: its middle where none."""
     energy = seen("ll") - seen("noise_ll")
     places = []
-    for name, middle in zip(("ll_y", "ll_x"), field.middle.T.astype(energy.dtype), strict=True):
+    for name, middle in zip(("ll_y", "ll_x"), field.middle.T, strict=True):
         with np.errstate(divide="ignore", invalid="ignore"):
             place = np.nan_to_num(seen(name) / energy, copy=False)
         np.clip(place, middle - block_px, middle + block_px, out=place)
@@ -202,6 +201,6 @@ class _Slopes:
 
 def _slopes(curve: np.ndarray, field: _Field, seen: np.ndarray, places: list[np.ndarray]) -> _Slopes:
     total = (seen @ field.cells).sum(0)
-    moments = (np.einsum("ta,ta->a", seen, place, dtype=float) for place in places)
+    moments = (np.einsum("ta,ta->a", seen, place) for place in places)
     centre = [moment @ field.cells / np.maximum(total, 1e-300) for moment in moments]
     return _Slopes([(slope @ curve.T).T * (total > 0) for slope in field.slope], centre)

@@ -62,7 +62,7 @@ def block_noise(
     parts, seen_px = (np.empty((len(frames), int(member.sum())), np.float32) for _ in range(2))
     for at in range(0, len(frames), FRAMES_AT_ONCE):
         some = slice(at, at + FRAMES_AT_ONCE)
-        own = {name: sums[name][np.ix_(frames[some], member)].astype(float) for name in NOISE_IS_IN}
+        own = {name: sums[name][np.ix_(frames[some], member)].astype(float, copy=False) for name in NOISE_IS_IN}
         parts[some] = _noise_of_blocks(own, witness, *(completion[w][some, None] for w in ("lattice", "signal_ratio")))
         seen_px[some] = own["n"]
     freedom = _take_own_course(parts, seen_px)
@@ -82,9 +82,9 @@ def _noise_of_blocks(
     """(frames, blocks): what each block adds to the witness beyond its share, from its sums."""
     whole = {name: values.sum(1, keepdims=True) for name, values in own.items()}
     with np.errstate(divide="ignore", invalid="ignore"):
-        kappa = np.nan_to_num(lattice_fit(whole)["slope"])
-        energy = whole["ll"] - whole["noise_ll"]
-        lattice = to_lattice * (own["raw_l"] - kappa * (own["ll"] - own["noise_ll"])) / energy
+        fit = lattice_fit(whole)
+        kappa = np.nan_to_num(fit["slope"])
+        lattice = to_lattice * (own["raw_l"] - kappa * (own["ll"] - own["noise_ll"])) / fit["energy"]
         if witness == "lattice":
             return np.nan_to_num(lattice)
         expected = whole["template"] - whole["l_template"]

@@ -46,6 +46,12 @@ class BenchmarkOptions:
     seed: int = 424242
     ranges: PairRanges = field(default_factory=lambda: PairRanges(damaged_before=0.0))
 
+    def ranges_of(self, electrons: float, condition: str) -> PairRanges:
+        """What is simulated at one fluence under one of `CONDITIONS`."""
+        return replace(
+            self.ranges, electrons=(electrons, electrons), loss=(0.0, self.largest_loss), **CONDITIONS[condition]
+        )
+
 
 def by_fluence(
     methods: dict[str, Method], options: BenchmarkOptions, *, device: torch.device | str = "cpu",
@@ -55,10 +61,7 @@ def by_fluence(
     rows = []
     conditions = [(e, c) for e in options.electrons for c in CONDITIONS]
     for done, (electrons, condition) in enumerate(conditions):
-        ranges = replace(
-            options.ranges, electrons=(electrons, electrons), loss=(0.0, options.largest_loss),
-            **CONDITIONS[condition],
-        )  # fmt: skip
+        ranges = options.ranges_of(electrons, condition)
         n = options.pairs * len(options.crystals)
         pairs = simulate_pairs(n, options.shape, options.seed + done, device, crystals=options.crystals, ranges=ranges)
         for name, method in methods.items():
@@ -79,9 +82,7 @@ def intervals(
     method, rows = network_method(model, given_drift=True), []
     n = options.pairs * len(options.crystals)
     for done, electrons in enumerate(options.electrons):
-        ranges = replace(
-            options.ranges, electrons=(electrons, electrons), loss=(0.0, options.largest_loss), **CONDITIONS["damaged"]
-        )
+        ranges = options.ranges_of(electrons, "damaged")
         found = []
         for part in range(times):
             seed = options.seed + 10_000 + 100 * done + part

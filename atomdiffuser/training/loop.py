@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ from atomdiffuser.errors import SettingsError
 from atomdiffuser.model.network import AtomDiffuser
 from atomdiffuser.training.batches import BatchSource
 from atomdiffuser.training.finishing import finish_network
-from atomdiffuser.training.gradients import clip_gradients
 from atomdiffuser.training.log import TrainingLog
 from atomdiffuser.training.objectives import build_network, objective_of
 from atomdiffuser.training.settings import TrainSettings
@@ -32,6 +30,7 @@ from atomdiffuser.training.state import (
     save_checkpoint,
     save_weights,
 )
+from atomdiffuser.training.stepping import clip_gradients, decaying, learning_rate
 from atomdiffuser.training.validation import Validation
 
 SPEED_FROM, SPEED_UNTIL = 30, 100  # steps that fix the length of a schedule given in minutes
@@ -153,15 +152,6 @@ def train(
     return TrainResult(state.step, state.total_steps, finished, weights)
 
 
-def learning_rate(step: int, total_steps: int, settings: TrainSettings) -> float:
-    """Linear warm-up, then a cosine down to a share of the highest rate."""
-    if step < settings.warm_up or not total_steps:
-        return settings.learning_rate * min(1.0, (step + 1) / settings.warm_up)
-    done = min(1.0, (step - settings.warm_up) / max(1, total_steps - settings.warm_up))
-    low = settings.lowest_rate_share
-    return settings.learning_rate * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * done)))
-
-
 class _Run:
     """One step after the other."""
 
@@ -217,9 +207,7 @@ def _parts(model: nn.Module) -> list[list[nn.Parameter]]:
 
 def _optimizer(model: nn.Module, settings: TrainSettings, device: torch.device) -> torch.optim.Optimizer:
     """AdamW; only matrices decay."""
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    groups = decaying(model, settings.weight_decay)
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), fused=device.type == "cuda")
 
 

@@ -5,7 +5,6 @@ The rest stays as it is, so what it says of a pair is computed once, and cells a
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -17,8 +16,8 @@ from atomdiffuser.model.losses import map_loss
 from atomdiffuser.model.network import AtomDiffuser
 from atomdiffuser.model.second_look import SecondLook
 from atomdiffuser.training.batches import BatchSource
-from atomdiffuser.training.gradients import clip_gradients
 from atomdiffuser.training.settings import TrainSettings
+from atomdiffuser.training.stepping import clip_gradients, decaying, learning_rate
 
 SEED = 271828  # apart from the seed of the training before
 CELLS = 160  # of each pair: neighbours say the same
@@ -62,14 +61,12 @@ def train_second_look(model: AtomDiffuser, settings: TrainSettings, device: torc
     cells = gather_cells(model, settings, device)
     kept = -(-len(cells.tau) // KEPT_FOR_JUDGING)
     judged, shown = cells.select(slice(0, kept)), cells.select(slice(kept, None))
-    matrices, vectors = [p for p in look.parameters() if p.ndim > 1], [p for p in look.parameters() if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE)
+    optimizer = torch.optim.AdamW(decaying(look, WEIGHT_DECAY), lr=LEARNING_RATE)
+    schedule = replace(settings, learning_rate=LEARNING_RATE, lowest_rate_share=LOWEST_SHARE, warm_up=0)
     generator = torch.Generator().manual_seed(SEED + settings.seed)
     for step in range(settings.look_steps):
-        share = LOWEST_SHARE + (1 - LOWEST_SHARE) * 0.5 * (1 + math.cos(math.pi * step / settings.look_steps))
         for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * share
+            group["lr"] = learning_rate(step, settings.look_steps, schedule)
         drawn = torch.randint(0, len(shown.tau), (PAIRS_A_STEP,), generator=generator)
         loss = shown.select(drawn.to(device)).loss(look)
         optimizer.zero_grad(set_to_none=True)

@@ -8,10 +8,10 @@ from safetensors.torch import load_file
 from atomdiffuser.errors import SettingsError, StoreError
 from atomdiffuser.model import load_model
 from atomdiffuser.training.batches import BatchSource
-from atomdiffuser.training.gradients import clip_gradients
-from atomdiffuser.training.loop import _optimizer, _Run, learning_rate, train
+from atomdiffuser.training.loop import _optimizer, _Run, train
 from atomdiffuser.training.objectives import build_network
 from atomdiffuser.training.state import WeightAverage, existing_checkpoint
+from atomdiffuser.training.stepping import clip_gradients, learning_rate
 
 FILES = ("weights", "parameters", "first_moments", "second_moments")
 quiet = lambda line: None
