@@ -18,7 +18,7 @@ from atomdiffuser.interpolation import (
     sample_spline,
     spline_prefilter_kernel,
 )
-from atomdiffuser.model.lattice_template import LatticeTemplate, lattice_template
+from atomdiffuser.model.lattice_template import Edges, LatticeTemplate, lattice_template
 from atomdiffuser.model.layers import full_precision
 from atomdiffuser.model.pair_statistics import readout_variance
 
@@ -125,7 +125,10 @@ class PairFrames:
 
 def cut_template(template: LatticeTemplate, window: Window) -> LatticeTemplate:
     """The template in a window; beyond the frame there is none."""
-    return LatticeTemplate(_cut(template.structure, window), _cut(template.passed, window))
+    edges = template.edges
+    if edges is not None:
+        edges = Edges(_cut(edges.rim, window), _cut(edges.dark, window))
+    return LatticeTemplate(_cut(template.structure, window), _cut(template.passed, window), edges)
 
 
 @torch.no_grad()

@@ -29,6 +29,26 @@ LEAST_POWER = 3.0  # over the noise: nine averaged frequencies of noise alone ha
 LONGEST_PX = 64.0  # longer waves belong to the mean
 MEAN_CELLS = 2.0
 """Standard deviation of the window of the local mean that is taken out of the frames [cells]."""
+EDGE_CELLS = (2.0, 4.0)
+"""Standard deviations of the windows in which edges are told [cells]."""
+LARGEST_STEP = 0.12  # relative change of the local mean within its own width
+EMPTY_SHARE = 0.1  # of the frame's mean: where there is less, this is what changes are compared with
+
+
+@dataclass(frozen=True)
+class Edges:
+    """Edges of the specimen in n frames.
+
+    Attributes
+    ----------
+    rim
+        (n, y, x) 1 close to an edge, 0 elsewhere.
+    dark
+        (n, y, x) bool, of an edge's two sides the one where there is less.
+    """
+
+    rim: Tensor
+    dark: Tensor
 
 
 @dataclass(frozen=True)
@@ -41,10 +61,13 @@ class LatticeTemplate:
         (n, y, x) in the units of the frames, 0 where nothing stands clear of the noise.
     passed
         (n, y, x) share of the noise that came through the filter.
+    edges
+        A step of the mass does not fade with the lattice, and would pass for a lattice that lasts.
     """
 
     structure: Tensor
     passed: Tensor
+    edges: Edges | None
 
 
 def lattice_template(
@@ -59,9 +82,10 @@ def lattice_template(
     """
     with full_precision(reference.device):
         excess = (readout.sum(1) / level.square())[:, None, None]
+        edges = find_edges(reference, mask)
         both = (reference + moving) * mask
         variance = ((both / level[:, None, None] + excess) * mask).clamp_min(0)
-        structure = without_mean(both, mask)
+        structure = without_mean(both, mask, edges)
         size = structure.shape[-2:]
         total, passed, weights = (torch.zeros_like(structure) for _ in range(3))
         for rows, row_weight in _blocks(size[0], structure.device):
@@ -72,18 +96,54 @@ def lattice_template(
                 total[part] += kept * weight
                 passed[part] += share[:, None, None] * weight
                 weights[part] += weight
-        return LatticeTemplate(total / weights * mask, passed / weights)
+        return LatticeTemplate(total / weights * mask, passed / weights, edges)
 
 
-def without_mean(image: Tensor, mask: Tensor) -> Tensor:
-    """(n, y, x) less its local mean over the pixels of `mask`; 0 outside."""
+def without_mean(image: Tensor, mask: Tensor, edges: Edges | None = None) -> Tensor:
+    """(n, y, x) less its local mean over the pixels of `mask`; 0 outside. Close to edges the other side's pixels are
+    left out of it.
+    """
+    if edges is None:
+        return (image - _local_mean(image, mask)) * mask
+    of_bright, of_dark = (_local_mean(image, mask * (1 - edges.rim * other)) for other in (edges.dark, ~edges.dark))
+    return (image - torch.where(edges.dark, of_dark, of_bright)) * mask
+
+
+def _local_mean(image: Tensor, mask: Tensor) -> Tensor:
+    cells = gaussian_mean(_cells(torch.stack([image * mask, mask], 1)), MEAN_CELLS)
+    return _pixels(cells[:, :1] / cells[:, 1:].clamp_min(1e-3), image.shape[-2:])
+
+
+def _cells(images: Tensor) -> Tensor:
+    """Means (n, k, y/4, x/4) of images (n, k, y, x)."""
+    padding = [-s % MAP_STRIDE for s in images.shape[-2:]]
+    return F.avg_pool2d(F.pad(images, (0, padding[1], 0, padding[0])), MAP_STRIDE)
+
+
+def _pixels(cells: Tensor, size: tuple[int, int]) -> Tensor:
+    """Linear between cells (n, 1, y/4, x/4), (n, y, x)."""
+    full = F.interpolate(cells, scale_factor=MAP_STRIDE, mode="bilinear", align_corners=False)
+    return full[:, 0, : size[0], : size[1]]
+
+
+def find_edges(image: Tensor, mask: Tensor) -> Edges | None:
+    """Where the local mean of an image (n, y, x) changes much within its own width; None where it does nowhere.
+
+    Two widths must say so: in the wide one no lattice is left, and the narrow one says where the edge is.
+    """
+    cells = _cells(torch.stack([image * mask, mask], 1))
+    steep, means = torch.ones_like(cells[:, 0], dtype=torch.bool), []
+    for width in EDGE_CELLS:
+        found = gaussian_mean(cells, width)
+        mean = (found[:, 0] / found[:, 1].clamp_min(1e-3)).clamp_min(0)
+        slope = torch.hypot(*torch.gradient(mean, dim=(1, 2)))
+        floor = EMPTY_SHARE * mean.flatten(1).mean(1)[:, None, None]
+        steep &= slope * width > LARGEST_STEP * torch.maximum(mean, floor)
+        means.append(mean)
+    if not bool(steep.any()):
+        return None
     size = image.shape[-2:]
-    padding = [-s % MAP_STRIDE for s in size]
-    both = F.pad(torch.stack([image * mask, mask], 1), (0, padding[1], 0, padding[0]))
-    cells = gaussian_mean(F.avg_pool2d(both, MAP_STRIDE), MEAN_CELLS)
-    mean = cells[:, :1] / cells[:, 1:].clamp_min(1e-3)
-    full = F.interpolate(mean, scale_factor=MAP_STRIDE, mode="bilinear", align_corners=False)
-    return (image - full[:, 0, : size[0], : size[1]]) * mask
+    return Edges(_pixels(steep.float()[:, None], size), _pixels((means[0] - means[1])[:, None], size) < 0)
 
 
 def gaussian_mean(cells: Tensor, width: float) -> Tensor:

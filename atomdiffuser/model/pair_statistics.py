@@ -251,7 +251,7 @@ def _projections(images: Tensor, mask: Tensor, level: Tensor, readout: Tensor, t
     sums = []
     for k, image in enumerate(images.unbind(1)):
         variance = (image.clamp_min(0) + (readout[:, k] / level)[:, None, None]) / level[:, None, None] * mask
-        sums.append(without_mean(image, mask) * structure - variance * template.passed)
+        sums.append(without_mean(image, mask, template.edges) * structure - variance * template.passed)
     return F.avg_pool2d(torch.stack([*sums, structure.square() + LEAST_PASSED * variance], 1), MAP_STRIDE)
 
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from atomdiffuser.model.lattice_template import WHOLE_UP_TO_PX, lattice_template
+from atomdiffuser.model.frames import Window, cut_template, pair_frames
+from atomdiffuser.model.lattice_template import WHOLE_UP_TO_PX, find_edges, lattice_template, without_mean
 
 NONE = torch.zeros(1, 2)
 
@@ -68,3 +69,56 @@ def test_large_frames_are_filtered_in_blocks_without_seams():
     slopes = [float((scaled[r : r + 16] * lattice[r : r + 16]).sum() / lattice[r : r + 16].square().sum())
               for r in range(8, shape[0] - 24, 16)]  # fmt: skip
     assert slopes == pytest.approx([6.0] * len(slopes), abs=1.5)
+
+
+def particle(contrast: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """A crystal of 90 px across on a film of half its mass, and where it is sure to be."""
+    y, x = torch.meshgrid(torch.arange(192.0), torch.arange(208.0), indexing="ij")
+    radius = torch.hypot(y - 90, x - 100)
+    inside = torch.sigmoid((45 - radius) / 1.5)
+    return 20 * (1 + inside + 0.6 * contrast * inside * crystal((192, 208))), radius < 40
+
+
+def kappa(reference: torch.Tensor, moving: torch.Tensor) -> float:
+    """Contrast of all that the template has."""
+    mask, level = torch.ones_like(reference), torch.tensor([20.0])
+    found = lattice_template(reference / 20, moving / 20, mask, level, NONE)
+    first, second = (
+        (without_mean(image / 20, mask, found.edges) * found.structure - image / 400 * found.passed).sum()
+        for image in (reference, moving)
+    )
+    return float(second / first)
+
+
+def test_a_particle_that_fades_is_not_held_up_by_its_edge(monkeypatch: pytest.MonkeyPatch):
+    """It has lost half of its contrast and no mass, but the step at its rim stays."""
+    (before, inside), (after, _) = particle(1.0), particle(0.5)
+    pairs = [(shots(before, k)[0], shots(after, 100 + k)[0]) for k in range(6)]
+    assert sum(kappa(*pair) for pair in pairs) / 6 == pytest.approx(0.5, abs=0.04)
+    edges = find_edges(pairs[0][0] / 20, torch.ones_like(pairs[0][0]))
+    assert not edges.dark[0][inside].any() and not edges.rim[0, 85:95, 95:105].any()
+    assert edges.rim[0, 90, 52:58].all() and edges.dark[0, 90, 40:50].all()
+    monkeypatch.setattr("atomdiffuser.model.lattice_template.find_edges", lambda image, mask: None)
+    assert sum(kappa(*pair) for pair in pairs) / 6 > 0.6
+
+
+def test_a_lattice_has_no_edges():
+    """Nor has one of long period, a wedge, nor the end of what both frames saw."""
+    y, x = torch.meshgrid(torch.arange(192.0), torch.arange(208.0), indexing="ij")
+    wedge = 10 + 0.05 * x
+    long = 10 * (1 + 0.8 * torch.cos(y * 0.157) * torch.cos(x * 0.157))  # 40 px
+    mask = torch.ones(1, 192, 208)
+    mask[:, :25] = 0
+    for image in (wedge, long, 10 + 6 * crystal((192, 208))):
+        assert find_edges(shots(image)[0], torch.ones(1, 192, 208)) is None
+        assert find_edges(shots(image)[0] * mask, mask) is None
+
+
+def test_edges_are_cut_with_the_template():
+    (before, _), (after, _) = particle(1.0), particle(0.5)
+    frames = pair_frames(shots(before, 1)[0], shots(after, 2)[0])
+    whole = frames.lattice_template(torch.eye(3, dtype=torch.float64)[None])
+    part = cut_template(whole, Window(64, 64, 128, 192))
+    assert part.edges.rim.shape == part.edges.dark.shape == part.structure.shape == (1, 128, 192)
+    assert torch.equal(part.edges.rim[:, :, :144], whole.edges.rim[:, 64:, 64:])
+    assert not part.edges.dark[:, :, 144:].any()
