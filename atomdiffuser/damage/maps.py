@@ -11,8 +11,8 @@ import zarr
 from atomdiffuser.damage.signals import PER_1000
 from atomdiffuser.io.map_store import DecayMaps
 
-READ_AT_ONCE = 2**24  # values of a map
-CELLS_AT_ONCE = 4096
+READ_AT_ONCE = 2**23  # values of a map, of all frames
+FITTED_AT_ONCE = 2**19  # of these, whose fits are made together: what is made on the way takes some ten times as much
 RATES = np.concatenate([-np.geomspace(5.0, 0.02, 30), np.linspace(-0.018, 0.018, 19), np.geomspace(0.02, 30.0, 45)])
 SURE = 2.0  # standard deviations above zero from which a rate gives a critical fluence
 MIN_FRAMES = 3
@@ -47,11 +47,12 @@ def map_damage(
     found = [np.full(shape, np.nan) for _ in range(3)]
     for rows in _row_blocks(shape, len(frames)):
         value, sigma = (_over_time(array, frames, rows) for array in (maps.contrast, maps.contrast_sigma))
-        parts = [slice(at, at + CELLS_AT_ONCE) for at in range(0, len(value), CELLS_AT_ONCE)]
-        fits = [_fit_cells(value[p].astype(float), sigma[p].astype(float), x, np.array(frames), reference_frame)
-                for p in parts]  # fmt: skip
-        for whole, cells in zip(found, zip(*fits, strict=True), strict=True):
-            whole[rows] = np.concatenate(cells).reshape(-1, shape[1])
+        cells = max(1, FITTED_AT_ONCE // len(frames))
+        parts = [slice(at, at + cells) for at in range(0, value.shape[1], cells)]
+        fits = [_fit_cells(value[:, p].T.astype(float, "C"), sigma[:, p].T.astype(float, "C"), x, np.array(frames),
+                           reference_frame) for p in parts]  # fmt: skip
+        for whole, fitted in zip(found, zip(*fits, strict=True), strict=True):
+            whole[rows] = np.concatenate(fitted).reshape(-1, shape[1])
     rate, spread, onset = found
     with np.errstate(divide="ignore", invalid="ignore"):
         critical = 1 / rate
@@ -66,8 +67,11 @@ def _row_blocks(shape: tuple[int, int], n_frames: int) -> list[slice]:
 
 
 def _over_time(array: zarr.Array, frames: list[int], rows: slice) -> np.ndarray:
-    """(cells, t) float32 of some rows."""
-    return np.stack([np.asarray(array[k, rows], np.float32).ravel() for k in frames], 1)
+    """(t, cells) float32 of some rows."""
+    values = np.empty((len(frames), len(range(*rows.indices(array.shape[1]))) * array.shape[2]), np.float32)
+    for place, k in zip(values, frames, strict=True):
+        place[:] = np.ravel(array[k, rows])
+    return values
 
 
 def _fit_cells(

@@ -46,7 +46,7 @@ def test_maps_are_fitted_in_blocks_with_the_same_result(monkeypatch: pytest.Monk
     made, _ = decay_maps()
     whole = map_damage(made, np.ones(N, bool), X, 0, min_span_of_critical=0.3)
     monkeypatch.setattr(maps, "READ_AT_ONCE", 5 * N * SHAPE[1])
-    monkeypatch.setattr(maps, "CELLS_AT_ONCE", 37)
+    monkeypatch.setattr(maps, "FITTED_AT_ONCE", 37 * N)
     blocks = map_damage(made, np.ones(N, bool), X, 0, min_span_of_critical=0.3)
     for name in ("rate", "rate_sigma", "critical_fluence", "onset"):
         np.testing.assert_allclose(getattr(blocks, name), getattr(whole, name), rtol=1e-6)
@@ -57,7 +57,7 @@ def test_what_is_read_at_once_does_not_grow_with_the_frames() -> None:
         blocks = maps._row_blocks((512, 512), frames)
         assert sum(b.stop - b.start for b in blocks[:-1]) + 512 - blocks[-1].start == 512
         assert all((b.stop - b.start) * 512 * frames <= max(maps.READ_AT_ONCE, 512 * frames) for b in blocks[:-1])
-    assert len(maps._row_blocks((512, 512), 500)) == 8
+    assert len(maps._row_blocks((512, 512), 500)) == 16
 
 
 def test_a_cell_without_a_sigma_has_no_rate_and_spoils_no_other() -> None:
