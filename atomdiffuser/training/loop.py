@@ -192,10 +192,11 @@ class _Run:
 
 
 def uses_bfloat16(settings: TrainSettings, device: torch.device) -> bool:
-    """Whether layers run in bfloat16; "auto" says so where the processor has matrix units for it."""
+    """Whether layers run in bfloat16; "auto" says so where the processor multiplies in it."""
     if settings.precision != "auto":
         return settings.precision == "bfloat16"
-    return device.type == "cuda" or torch.cpu._is_amx_tile_supported()
+    built_for_it = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return device.type == "cuda" or built_for_it
 
 
 def _parts(model: nn.Module) -> list[list[nn.Parameter]]:

@@ -35,7 +35,7 @@ class TrainSettings:
     start_from
         Weights that the network begins with: a file, or "default" for the shipped ones; empty takes fresh ones.
     precision
-        Of the networks' layers: bfloat16 where the processor is built for it (GPUs, AMX), else float32.
+        Of the networks' layers: bfloat16 where the processor is built for it (GPUs, AMX, AVX512-BF16), else float32.
     steps, minutes
         Length of the schedule. With `steps` 0 it is fixed by the speed of the first hundred steps so that it lasts
         about `minutes`, and kept from then on, also when the run is resumed.
