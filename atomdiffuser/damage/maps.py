@@ -12,7 +12,7 @@ from atomdiffuser.damage.signals import PER_1000
 from atomdiffuser.io.map_store import DecayMaps
 
 READ_AT_ONCE = 2**23  # values of a map, of all frames
-FITTED_AT_ONCE = 2**19  # of these, whose fits are made together: what is made on the way takes some ten times as much
+FITTED_AT_ONCE = 2**19  # numbers of one array in fits that are made together: of cells by frames, or by rates
 RATES = np.concatenate([-np.geomspace(5.0, 0.02, 30), np.linspace(-0.018, 0.018, 19), np.geomspace(0.02, 30.0, 45)])
 SURE = 2.0  # standard deviations above zero from which a rate gives a critical fluence
 MIN_FRAMES = 3
@@ -47,7 +47,7 @@ def map_damage(
     found = [np.full(shape, np.nan) for _ in range(3)]
     for rows in _row_blocks(shape, len(frames)):
         value, sigma = (_over_time(array, frames, rows) for array in (maps.contrast, maps.contrast_sigma))
-        cells = max(1, FITTED_AT_ONCE // len(frames))
+        cells = max(1, FITTED_AT_ONCE // max(len(frames), len(RATES)))
         parts = [slice(at, at + cells) for at in range(0, value.shape[1], cells)]
         fits = [_fit_cells(value[:, p].T.astype(float, "C"), sigma[:, p].T.astype(float, "C"), x, np.array(frames),
                            reference_frame) for p in parts]  # fmt: skip

@@ -32,6 +32,9 @@ MEAN_CELLS = 2.0
 EDGE_CELLS = (2.0, 4.0)
 """Standard deviations of the windows in which edges are told [cells]."""
 LARGEST_STEP = 0.12  # relative change of the local mean within its own width
+SHARP = 1.5  # slope in the narrow window over that in the wide one, where an edge is: a step has 2, a slope 1
+SHARP_CELLS = 3  # as far from there a rim may reach
+SEEN_AROUND = 0.9  # of the wide window: at the end of a view its mean lags behind any slope
 EMPTY_SHARE = 0.1  # of the frame's mean: where there is less, this is what changes are compared with
 
 
@@ -62,7 +65,8 @@ class LatticeTemplate:
     passed
         (n, y, x) share of the noise that came through the filter.
     edges
-        A step of the mass does not fade with the lattice, and would pass for a lattice that lasts.
+        Of the specimen, None without any: there local means are those of the own side, for a step of the mass does not
+        fade with the lattice, and would pass for one that lasts.
     """
 
     structure: Tensor
@@ -127,23 +131,30 @@ def _pixels(cells: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def find_edges(image: Tensor, mask: Tensor) -> Edges | None:
-    """Where the local mean of an image (n, y, x) changes much within its own width; None where it does nowhere.
+    """Where the local mean of an image (n, y, x) has a step; None where it has none anywhere.
 
-    Two widths must say so: in the wide one no lattice is left, and the narrow one says where the edge is.
+    It must change much within its own width, for a narrow window, which says where the edge is, and for a wide one, in
+    which no lattice is left; and close by steeper for the narrow one, as slopes that are merely steep do not.
     """
     cells = _cells(torch.stack([image * mask, mask], 1))
-    steep, means = torch.ones_like(cells[:, 0], dtype=torch.bool), []
+    if min(cells.shape[-2:]) < 2:
+        return None
+    brightness, covered = cells.sum((2, 3)).unbind(1)
+    floor = EMPTY_SHARE * (brightness / covered.clamp_min(1))[:, None, None]
+    rim, means, slopes = torch.ones_like(cells[:, 0], dtype=torch.bool), [], []
     for width in EDGE_CELLS:
         found = gaussian_mean(cells, width)
         mean = (found[:, 0] / found[:, 1].clamp_min(1e-3)).clamp_min(0)
         slope = torch.hypot(*torch.gradient(mean, dim=(1, 2)))
-        floor = EMPTY_SHARE * mean.flatten(1).mean(1)[:, None, None]
-        steep &= slope * width > LARGEST_STEP * torch.maximum(mean, floor)
+        rim &= slope * width > LARGEST_STEP * torch.maximum(mean, floor)
         means.append(mean)
-    if not bool(steep.any()):
+        slopes.append(slope)
+    sharp = (rim & (slopes[0] > SHARP * slopes[1]) & (found[:, 1] > SEEN_AROUND)).float()[:, None]
+    rim &= F.max_pool2d(sharp, 2 * SHARP_CELLS + 1, 1, SHARP_CELLS)[:, 0] > 0
+    if not bool(rim.any()):
         return None
     size = image.shape[-2:]
-    return Edges(_pixels(steep.float()[:, None], size), _pixels((means[0] - means[1])[:, None], size) < 0)
+    return Edges(_pixels(rim.float()[:, None], size), _pixels((means[0] - means[1])[:, None], size) < 0)
 
 
 def gaussian_mean(cells: Tensor, width: float) -> Tensor:

@@ -60,6 +60,19 @@ def test_what_is_read_at_once_does_not_grow_with_the_frames() -> None:
     assert len(maps._row_blocks((512, 512), 500)) == 16
 
 
+@pytest.mark.parametrize("frames", [3, 12, 5000])
+def test_what_is_fitted_at_once_does_not_grow_with_frames_or_cells(frames, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, fit = [], maps._fit_rates
+    monkeypatch.setattr(maps, "_fit_rates", lambda u, y, weight: (seen.append(y.shape), fit(u, y, weight))[1])
+    monkeypatch.setattr(maps, "FITTED_AT_ONCE", 10_000)
+    contrast = np.ones((frames, 20, 21), np.float32)
+    arrays = dict.fromkeys(("intensity", "contrast", "coverage", "intensity_sigma", "contrast_sigma"), contrast)
+    made = DecayMaps(**arrays, stride=4)
+    map_damage(made, np.ones(frames, bool), np.arange(frames) * 100.0, 0, min_span_of_critical=0.3)
+    assert sum(cells for cells, _ in seen) == 20 * 21
+    assert max(cells * max(t, len(maps.RATES)) for cells, t in seen) <= 10_000
+
+
 def test_a_cell_without_a_sigma_has_no_rate_and_spoils_no_other() -> None:
     made, _ = decay_maps()
     made.contrast_sigma[:, :, 3] = 0.0

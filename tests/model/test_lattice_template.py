@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from atomdiffuser.model.frames import Window, cut_template, pair_frames
-from atomdiffuser.model.lattice_template import WHOLE_UP_TO_PX, find_edges, lattice_template, without_mean
+from atomdiffuser.model.lattice_template import WHOLE_UP_TO_PX, find_edges, lattice_template
+from atomdiffuser.model.pair_statistics import PairStatistics
 
 NONE = torch.zeros(1, 2)
 
@@ -79,27 +80,43 @@ def particle(contrast: float) -> tuple[torch.Tensor, torch.Tensor]:
     return 20 * (1 + inside + 0.6 * contrast * inside * crystal((192, 208))), radius < 40
 
 
-def kappa(reference: torch.Tensor, moving: torch.Tensor) -> float:
-    """Contrast of all that the template has."""
-    mask, level = torch.ones_like(reference), torch.tensor([20.0])
-    found = lattice_template(reference / 20, moving / 20, mask, level, NONE)
-    first, second = (
-        (without_mean(image / 20, mask, found.edges) * found.structure - image / 400 * found.passed).sum()
-        for image in (reference, moving)
+def kappa(reference: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
+    """Contrast (n,) along the rim of the particle, in the window of 16 px."""
+    n = len(reference)
+    evidence = PairStatistics()(
+        reference / 20, moving / 20, torch.ones_like(reference), torch.full((n,), 20.0), torch.zeros(n, 2)
     )
-    return float(second / first)
+    y, x = torch.meshgrid(torch.arange(1.5, 192, 4), torch.arange(1.5, 208, 4), indexing="ij")
+    return evidence.contrast[:, 2, (torch.hypot(y - 90, x - 100) - 47).abs() < 5].mean(1)
 
 
 def test_a_particle_that_fades_is_not_held_up_by_its_edge(monkeypatch: pytest.MonkeyPatch):
     """It has lost half of its contrast and no mass, but the step at its rim stays."""
     (before, inside), (after, _) = particle(1.0), particle(0.5)
-    pairs = [(shots(before, k)[0], shots(after, 100 + k)[0]) for k in range(6)]
-    assert sum(kappa(*pair) for pair in pairs) / 6 == pytest.approx(0.5, abs=0.04)
-    edges = find_edges(pairs[0][0] / 20, torch.ones_like(pairs[0][0]))
+    first = torch.cat([shots(before, k)[0] for k in range(6)])
+    second = torch.cat([shots(after, 100 + k)[0] for k in range(6)])
+    assert float(kappa(first, second).mean()) == pytest.approx(0.5, abs=0.045)
+    edges = find_edges(first[:1] / 20, torch.ones_like(first[:1]))
     assert not edges.dark[0][inside].any() and not edges.rim[0, 85:95, 95:105].any()
     assert edges.rim[0, 90, 52:58].all() and edges.dark[0, 90, 40:50].all()
     monkeypatch.setattr("atomdiffuser.model.lattice_template.find_edges", lambda image, mask: None)
-    assert sum(kappa(*pair) for pair in pairs) / 6 > 0.6
+    assert float(kappa(first, second).mean()) > 0.6
+
+
+def test_edges_of_one_pair_do_not_matter_to_another():
+    before, even = particle(1.0)[0], 20 * (1 + 0.6 * crystal((192, 208)))
+    first, second = (torch.cat([shots(image, k)[0] for image in (before, even)]) for k in (1, 2))
+    alone = torch.cat([kappa(first[k : k + 1], second[k : k + 1]) for k in range(2)])
+    assert torch.equal(kappa(first, second), alone)
+
+
+def test_slopes_are_no_edges():
+    """However steep they are: beside one, a mean of one side would be off by the slope."""
+    x = torch.arange(208.0).expand(192, 208)
+    for width in (8.0, 12.0):
+        assert find_edges(shots(20 * (0.05 + torch.sigmoid((x - 100) / width)))[0], torch.ones(1, 192, 208)) is None
+    assert find_edges(shots(20 * (0.05 + torch.sigmoid((x - 100) / 1.5)))[0], torch.ones(1, 192, 208)) is not None
+    assert find_edges(shots(40 * torch.exp((x - 208) / 60))[0], torch.ones(1, 192, 208)) is None
 
 
 def test_a_lattice_has_no_edges():
