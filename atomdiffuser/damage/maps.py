@@ -63,15 +63,15 @@ def map_damage(
 def _row_blocks(shape: tuple[int, int], n_frames: int) -> list[slice]:
     """Rows of the maps that are read at once: every chunk is a whole map, so few blocks are quick and many lean."""
     rows = max(1, READ_AT_ONCE // (n_frames * shape[1]))
-    return [slice(at, at + rows) for at in range(0, shape[0], rows)]
+    return [slice(at, min(at + rows, shape[0])) for at in range(0, shape[0], rows)]
 
 
 def _over_time(array: zarr.Array, frames: list[int], rows: slice) -> np.ndarray:
     """(t, cells) float32 of some rows."""
-    values = np.empty((len(frames), len(range(*rows.indices(array.shape[1]))) * array.shape[2]), np.float32)
-    for place, k in zip(values, frames, strict=True):
-        place[:] = np.ravel(array[k, rows])
-    return values
+    values = np.empty((len(frames), rows.stop - rows.start, array.shape[2]), np.float32)
+    for image, k in zip(values, frames, strict=True):
+        image[:] = array[k, rows]
+    return values.reshape(len(frames), -1)
 
 
 def _fit_cells(

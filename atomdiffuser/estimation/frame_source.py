@@ -120,6 +120,7 @@ class FrameSource:
         finally:
             reads.close()
             self._at_hand = {}
+            give_freed_memory_back(self.shape[0] * self.shape[1])
 
     def leave_out(self, reasons: Mapping[int, str]) -> None:
         """Use some more frames no longer, each for its reason; noise and scales are measured again without them."""

@@ -114,14 +114,18 @@ def without_mean(image: Tensor, mask: Tensor, edges: Edges | None = None) -> Ten
 
 
 def _local_mean(image: Tensor, mask: Tensor) -> Tensor:
-    cells = gaussian_mean(_cells(torch.stack([image * mask, mask], 1)), MEAN_CELLS)
-    return _pixels(cells[:, :1] / cells[:, 1:].clamp_min(1e-3), image.shape[-2:])
+    return _pixels(_mean(gaussian_mean(_cells(image, mask), MEAN_CELLS)), image.shape[-2:])
 
 
-def _cells(images: Tensor) -> Tensor:
-    """Means (n, k, y/4, x/4) of images (n, k, y, x)."""
-    padding = [-s % MAP_STRIDE for s in images.shape[-2:]]
-    return F.avg_pool2d(F.pad(images, (0, padding[1], 0, padding[0])), MAP_STRIDE)
+def _cells(image: Tensor, mask: Tensor) -> Tensor:
+    """(n, 2, y/4, x/4): what the pixels of `mask` add to each cell, and how many they are, as shares of a full one."""
+    padding = [-s % MAP_STRIDE for s in image.shape[-2:]]
+    return F.avg_pool2d(F.pad(torch.stack([image * mask, mask], 1), (0, padding[1], 0, padding[0])), MAP_STRIDE)
+
+
+def _mean(cells: Tensor) -> Tensor:
+    """(n, 1, y/4, x/4) of such cells: the mean of the pixels that count."""
+    return cells[:, :1] / cells[:, 1:].clamp_min(1e-3)
 
 
 def _pixels(cells: Tensor, size: tuple[int, int]) -> Tensor:
@@ -136,25 +140,23 @@ def find_edges(image: Tensor, mask: Tensor) -> Edges | None:
     It must change much within its own width, for a narrow window, which says where the edge is, and for a wide one, in
     which no lattice is left; and close by steeper for the narrow one, as slopes that are merely steep do not.
     """
-    cells = _cells(torch.stack([image * mask, mask], 1))
+    cells = _cells(image, mask)
     if min(cells.shape[-2:]) < 2:
         return None
-    brightness, covered = cells.sum((2, 3)).unbind(1)
-    floor = EMPTY_SHARE * (brightness / covered.clamp_min(1))[:, None, None]
-    rim, means, slopes = torch.ones_like(cells[:, 0], dtype=torch.bool), [], []
-    for width in EDGE_CELLS:
-        found = gaussian_mean(cells, width)
-        mean = (found[:, 0] / found[:, 1].clamp_min(1e-3)).clamp_min(0)
-        slope = torch.hypot(*torch.gradient(mean, dim=(1, 2)))
+    total, covered = cells.sum((2, 3), keepdim=True).split(1, 1)
+    floor = EMPTY_SHARE * total / covered.clamp_min(1)
+    narrow, wide = (gaussian_mean(cells, width) for width in EDGE_CELLS)
+    means = [_mean(found).clamp_min(0) for found in (narrow, wide)]
+    slopes = [torch.hypot(*torch.gradient(mean, dim=(2, 3))) for mean in means]
+    rim = torch.ones_like(wide[:, :1], dtype=torch.bool)
+    for width, mean, slope in zip(EDGE_CELLS, means, slopes, strict=True):
         rim &= slope * width > LARGEST_STEP * torch.maximum(mean, floor)
-        means.append(mean)
-        slopes.append(slope)
-    sharp = (rim & (slopes[0] > SHARP * slopes[1]) & (found[:, 1] > SEEN_AROUND)).float()[:, None]
-    rim &= F.max_pool2d(sharp, 2 * SHARP_CELLS + 1, 1, SHARP_CELLS)[:, 0] > 0
+    sharp = rim & (slopes[0] > SHARP * slopes[1]) & (wide[:, 1:] > SEEN_AROUND)
+    rim &= F.max_pool2d(sharp.float(), 2 * SHARP_CELLS + 1, 1, SHARP_CELLS) > 0
     if not bool(rim.any()):
         return None
     size = image.shape[-2:]
-    return Edges(_pixels(rim.float()[:, None], size), _pixels((means[0] - means[1])[:, None], size) < 0)
+    return Edges(_pixels(rim.float(), size), _pixels(means[0] - means[1], size) < 0)
 
 
 def gaussian_mean(cells: Tensor, width: float) -> Tensor:

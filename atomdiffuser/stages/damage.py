@@ -24,7 +24,6 @@ from atomdiffuser.damage.region_files import session_regions
 from atomdiffuser.damage.regions import RegionMask, RegionSet, grid_masks, join_regions
 from atomdiffuser.damage.segmentation import Segmentation, automatic_masks, segment
 from atomdiffuser.damage.spots import SpotFits, spot_tables
-from atomdiffuser.freed_memory import give_freed_memory_back
 from atomdiffuser.io.map_store import DecayMaps, read_maps, write_still_maps
 from atomdiffuser.io.tables import write_table_twice
 from atomdiffuser.series import FrameSeries
@@ -93,7 +92,6 @@ def damage(
     columns = column_table(tracks, measured, pixel) if tracks is not None else pd.DataFrame(columns=list(COLUMN_TABLE))
     write(columns, folder / "columns.parquet", "columns")
     _write_exposure(folder / "exposure.csv", exposure, fits.gain, x[:, 0], options, metadata)
-    give_freed_memory_back(series.frame_shape[0] * series.frame_shape[1])  # that of the last frame, whole images
     _write_maps(folder / "damage_maps.zarr", maps, series, valid, x, unit, origin, settings, fits, tracks, found)
 
 
