@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from atomdiffuser.compiled import array, compiled_here, in_parts
+
 SPLINE_POLE = math.sqrt(3) - 2
 SPLINE_REACH = 14  # |pole|**14 < 1e-8
 SPLINES_A_SIGMA = 1.7  # of a wide blur
@@ -64,6 +66,12 @@ class BandedMatrix:
         rows, columns = whole.shape
         row, column = torch.nonzero(whole.abs() > NEGLIGIBLE * whole.abs().max(), as_tuple=True)
         return BandedMatrix(whole, int((column - row * columns // rows).abs().max()))
+
+    def band(self) -> Tensor:
+        """Of a square one (l, l): columns i − reach to i + reach of row i, (l, 2·reach + 1), zero beyond the edges."""
+        size = len(self.whole)
+        padded = F.pad(self.whole, (self.reach, self.reach))
+        return torch.stack([padded[i, i : i + 2 * self.reach + 1] for i in range(size)])
 
     def __matmul__(self, images: Tensor) -> Tensor:
         """The product with images (…, k, m), without what lies outside the band."""
@@ -152,7 +160,7 @@ def inside_frame(y: Tensor, x: Tensor, shape: tuple[int, int], margin_px: float 
 
 
 def sample_spline(coefficients: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """Sample cubic B-splines.
+    """Sample cubic B-splines. See `sample_spline_grid` for the cells of a grid that affines move.
 
     Parameters
     ----------
@@ -165,7 +173,50 @@ def sample_spline(coefficients: Tensor, y: Tensor, x: Tensor) -> Tensor:
     -------
     (n, Y', X') values; coefficients outside the frame count as zero, so keep two pixels away from the edge.
     """
-    return _in_strips(_spline_values, coefficients, y, x)
+    if not _compiled(coefficients, y, x):
+        return _in_strips(_spline_values, coefficients, y, x)
+    from atomdiffuser.interpolation_kernels import sample_points
+
+    values = torch.empty_like(y, memory_format=torch.contiguous_format)
+    given = (array(coefficients.expand(len(y), -1, -1)), array(y.flatten(1)), array(x.flatten(1)))
+    found = values.flatten(1).numpy()
+    in_parts(lambda first, last: sample_points(first, last, *given, found), found.shape[1], found.size)
+    return values
+
+
+def sample_spline_grid(coefficients: Tensor, b_from_a: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Sample cubic B-splines where affines put the points of a grid.
+
+    Parameters
+    ----------
+    coefficients
+        (m, Y, X); n / m successive affines belong to each.
+    b_from_a
+        (n, 3, 3).
+    rows, columns
+        (Y',), (X',) positions [px].
+
+    Returns
+    -------
+    (n, Y', X') values, as from `sample_spline`.
+    """
+    if not _compiled(coefficients, b_from_a):
+        y, x = affine_coordinates_at(b_from_a, rows, columns)
+        together = lambda t: t.reshape(len(coefficients), -1, t.shape[-1])
+        return sample_spline(coefficients, together(y), together(x)).reshape(y.shape)
+    from atomdiffuser.interpolation_kernels import sample_grid
+
+    values = torch.empty(len(b_from_a), len(rows), len(columns))
+    given = (array(coefficients), *(array(t, torch.float64) for t in (b_from_a, rows, columns)), values.numpy())
+    in_parts(lambda first, last: sample_grid(first, last, *given), len(rows), values.numel())
+    return values
+
+
+def _compiled(images: Tensor, *places: Tensor) -> bool:
+    """Whether compiled loops do for these: on a processor, in single precision, with no gradients asked for."""
+    if images.dtype != torch.float32 or not compiled_here(images.device):
+        return False
+    return not (torch.is_grad_enabled() and any(t.requires_grad for t in (images, *places)))
 
 
 def _in_strips(look_up: Callable, images: Tensor, y: Tensor, x: Tensor) -> Tensor:
@@ -244,6 +295,8 @@ def _normalised(position: Tensor, size: int) -> Tensor:
 def _convolve(images: Tensor, kernel: Tensor, axis: int) -> Tensor:
     if len(kernel) == 1:
         return images * float(kernel)
+    if _compiled(images):
+        return _convolve_compiled(images, kernel, axis)
     reach, size = len(kernel) // 2, images.shape[axis]
     padded = _mirrored(images, reach, axis)
     taps = kernel.flip(0)
@@ -255,6 +308,16 @@ def _convolve(images: Tensor, kernel: Tensor, axis: int) -> Tensor:
     )  # one pass a tap: much faster here than a one-channel convolution
     for k, tap in enumerate(taps.tolist()[1:], start=1):
         out.add_(padded.narrow(axis, k, size), alpha=tap)
+    return out
+
+
+def _convolve_compiled(images: Tensor, kernel: Tensor, axis: int) -> Tensor:
+    from atomdiffuser.interpolation_kernels import convolve_columns, convolve_rows
+
+    out = torch.empty_like(images, memory_format=torch.contiguous_format)
+    given = array(images), array(kernel.flip(0)), out.numpy()
+    along = convolve_rows if axis == -2 else convolve_columns
+    in_parts(lambda first, last: along(first, last, *given), images.shape[-2], images.numel())
     return out
 
 

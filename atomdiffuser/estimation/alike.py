@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from atomdiffuser.estimation.frame_source import without_gaps
-from atomdiffuser.estimation.spectrum import LOWEST_BIN, clear_signal, mean_power
+from atomdiffuser.estimation.side_by_side import side_by_side
+from atomdiffuser.estimation.spectrum import LOWEST_BIN, clear_signal, mean_of_neighbours, mean_power
 
 SQUARE_PX = 256
 """Largest side of the square about the centre that is looked at."""
@@ -21,6 +22,7 @@ ALIKE = 0.5
 """Correlation of two spectra: above 0.9 for pairs of one specimen, also where it decays or turns by 2°, from
 1 electron a pixel on; below 0.2 for other specimens, or one that lies otherwise."""
 CAUTIOUS = 1  # frame, as which two are judged, so that noise alone shows nothing
+MOST_THREADS = 8
 SMALLEST_PX = 4 * LOWEST_BIN
 
 
@@ -34,8 +36,9 @@ def alike(reference: np.ndarray, moving: np.ndarray) -> list[np.ndarray]:
     groups: list[list[int]] = []
     leaders: list[Tensor] = []
     quiet = []
-    for k in range(len(reference)):
-        spots = _spots([reference[k], moving[k]])
+    look = lambda k: _spots([reference[k], moving[k]])
+    found = side_by_side(look, range(len(reference)), min(torch.get_num_threads(), MOST_THREADS))
+    for k, spots in enumerate(found):
         if spots is None:
             quiet.append(k)
             continue
@@ -60,6 +63,6 @@ def _spots(frames: Sequence[np.ndarray]) -> Tensor | None:
     squares = [without_gaps(torch.from_numpy(np.array(frame[window], dtype=np.float32))) for frame in frames]
     power, frequency, floor = mean_power(torch.stack(squares))
     found = torch.where(frequency >= LOWEST_BIN / size, clear_signal(power, floor, CAUTIOUS), 0.0)
-    found = torch.nn.functional.avg_pool2d(found[None, None].clamp_min(0).sqrt(), 3, 1, 1)[0, 0]
+    found = mean_of_neighbours(found.clamp_min(0).sqrt())
     norm = found.norm()
     return found / norm if float(norm) > 0 else None

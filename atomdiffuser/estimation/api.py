@@ -21,6 +21,7 @@ from atomdiffuser.estimation.frame_source import FrameSource, choose_device
 from atomdiffuser.estimation.local_regression import full_resolution
 from atomdiffuser.estimation.predict import Predictor
 from atomdiffuser.estimation.register import FitOptions, PairRegistration, register_unknown
+from atomdiffuser.estimation.side_by_side import side_by_side
 from atomdiffuser.series import FrameSeries
 
 MAP_STRIDE = DecaySettings.map_stride
@@ -212,9 +213,11 @@ def estimate_pairs(
 
     def on(here: torch.device) -> PairEstimates:
         results = _empty(n, reference.shape[1:], maps, times)
-        for group in groups:
-            pairs = FrameSeries(_Interleaved(reference, moving, group))
-            source = FrameSource(pairs, here, dark_level=dark_level, gain_e=gain_e)
+        measure = lambda group: FrameSource(
+            FrameSeries(_Interleaved(reference, moving, group)), here, dark_level=dark_level, gain_e=gain_e
+        )  # fmt: skip
+        threads = min(torch.get_num_threads(), len(groups)) if here.type == "cpu" else 1
+        for group, source in zip(groups, list(side_by_side(measure, groups, threads)), strict=True):
             predictor = Predictor.of(source, weights) if predict else None
             _fill_in(results, group, source, predictor, refine, maps, max_drift_px)
         return results
@@ -237,7 +240,7 @@ def _fill_in(
     for k in places:
         results.reason[group[k]] = blank[k]
 
-    def estimate(index: Sequence[int]) -> None:
+    def estimate(source: FrameSource, index: Sequence[int]) -> None:
         pairs = [(2 * k, 2 * k + 1) for k in index]
         found = _register(source, pairs, options, predictor, refine)
         ok = found.valid.cpu().numpy()
@@ -258,7 +261,12 @@ def _fill_in(
             for name, values in _maps(source, [pairs[m] for m in kept], drift, predictor).items():
                 getattr(results, name)[group[[index[m] for m in kept]]] = values.cpu().numpy()
 
-    in_smaller_parts(estimate, [k for k in places if not blank[k]], source.batch)
+    sound, (threads, size) = [k for k in places if not blank[k]], source.shares()
+    parts = [sound[at : at + size] for at in range(0, len(sound), size)]
+    if threads > 1 and len(parts) > 1:
+        list(side_by_side(lambda part: estimate(source.apart(), part), parts, threads))
+    else:
+        in_smaller_parts(lambda part: estimate(source, part), sound, size)
 
 
 def estimate_series(

@@ -24,7 +24,7 @@ SETTLED = 1e-5  # hop probability on a fourth of the cells, below which the othe
 LIKELY = 12.0  # log odds within which candidates are judged on all cells
 DUELS = 4  # with the likeliest of the last one: two that show different parts are compared badly by way of a third
 MOST_CELLS = 2**22  # of all candidates that are fitted at once: some 0.5 GB
-CPU_CELLS = 60_000  # of all candidates at a time: what a processor's cache can hold
+CPU_CELLS = 400_000  # of all candidates at a time: what a processor's cache can hold
 SAME = 0.25  # of a period: candidates that end closer to each other are one
 
 
@@ -59,23 +59,33 @@ def judge_candidates(
         (n, k) log odds before the images are asked, −inf for what is no candidate.
     """
     among = affines.shape[1]
-    size = max(1, CPU_CELLS // (among * thin.base[0].numel())) if affines.device.type == "cpu" else len(affines)
-    parts = [slice(at, at + size) for at in range(0, len(affines), size)]
+    parts = _parts(torch.arange(len(affines)), thin, among)
+    start = lambda p: (affines[p], fields[p], expected[p])
     tried = [
-        _trial(thin.select(p), moving.select(p), affines[p], fields[p], expected[p], model, scales, among, STEPS[0])
-        for p in parts
-    ]
+        _trial(thin.select(p), moving.select(p), *start(p), model, scales, among, STEPS[0]) for p in parts
+    ]  # fmt: skip
     affines, fields, odds = (torch.cat(values) for values in zip(*tried, strict=True))
-    for m in torch.nonzero(hop_probability(odds, odds.argmax(1)) > SETTLED)[:, 0].tolist():
-        one = slice(m, m + 1)
-        likely = odds[m].argsort(descending=True)
-        likely = likely[odds[m, likely] > odds[m].max() - LIKELY]
-        start = affines[one, likely], fields[one, likely], expected[one, likely]
-        found, decay, new = _trial(cells.select(one), moving.select(one), *start, model, scales, among, STEPS[1])
-        affines[m, likely], fields[m, likely] = found[0], decay[0]
-        odds[m] += new[0, 0] - odds[m, likely[0]]  # the others, against the one that was the likeliest
-        odds[m, likely] = new[0]
+    open_ones = torch.nonzero(hop_probability(odds, odds.argmax(1)) > SETTLED)[:, 0]
+    likely = (odds > odds.amax(1, keepdim=True) - LIKELY).sum(1)
+    for p in _parts(open_ones[likely[open_ones].argsort()], cells, among):
+        rows, order = p[:, None], odds[p].argsort(dim=1, descending=True)[:, : likely[p].max()]
+        found, decay, new = _trial(
+            cells.select(p), moving.select(p), affines[rows, order], fields[rows, order], expected[rows, order], model,
+            scales, among, STEPS[1],
+        )  # fmt: skip
+        affines[rows, order], fields[rows, order] = found, decay
+        odds[p] += new[:, :1] - odds[rows, order[:, :1]]  # the others, against the one that was the likeliest
+        odds[rows, order] = new
     return Judged(affines, fields, odds)
+
+
+def _parts(pairs: Tensor, cells: ReferenceCells, among: int) -> list[Tensor]:
+    """Numbers of pairs, so many at a time as a processor's cache can hold the candidates' cells of."""
+    if len(pairs) == 0:
+        return []
+    on_processor = cells.base.device.type == "cpu"
+    size = max(1, CPU_CELLS // (among * cells.base[0].numel())) if on_processor else len(pairs)
+    return list(pairs.to(cells.base.device).split(size))
 
 
 def _trial(

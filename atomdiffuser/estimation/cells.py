@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from atomdiffuser.compiled import array, compiled_here
 from atomdiffuser.estimation.clean_slopes import SlopeNoise, clean_slopes
 from atomdiffuser.estimation.noise import NoiseModel
 from atomdiffuser.estimation.prepare import PreparedFrames, noise_of, spline_blur_kernel
@@ -200,9 +202,20 @@ class FilteredNoise:
         covariances = (BandedMatrix.of(along.float()) for along in (value_y, value_x))
         return cls(*covariances, at_value**2, at_slope * at_value, mixed, power)
 
+    @cached_property
+    def bands(self) -> tuple[np.ndarray, np.ndarray]:
+        """Columns i − r to i + r of the covariances' rows: along y (Y', 2r + 1), along x (2r + 1, X')."""
+        return self.covariance_y.band().numpy(), np.ascontiguousarray(self.covariance_x.band().numpy().T)
+
     def correlate(self, images: Tensor) -> Tensor:
         """V·images (…, Y', X'): what correlated noise makes of them."""
-        return (self.covariance_x @ (self.covariance_y @ images).mT).mT
+        if not compiled_here(images.device):
+            return (self.covariance_x @ (self.covariance_y @ images).mT).mT
+        from atomdiffuser.interpolation_kernels import banded_product
+
+        out = torch.empty_like(images, memory_format=torch.contiguous_format)
+        banded_product(array(images.flatten(0, -3)), *self.bands, out.flatten(0, -3).numpy())
+        return out
 
 
 def _self_correlation(kernel: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ HOT_SIGMAS = 12.0
 HOT_OVER_NEIGHBOURS = 2.5  # a probe that spans two pixels gives a neighbour at least half of the peak
 FEWEST_EXPECTED = 30.0  # electrons on a line before a line without any is a fault
 SATURATED_RUN_PX = 12
+FEW_PX = 16
 FILL_PX = (1.0, 4.0, 16.0)
 DILATION_SIGMAS = 2.5
 
@@ -27,7 +28,8 @@ DILATION_SIGMAS = 2.5
 def find_faults(frame: Tensor, noise: NoiseModel) -> Tensor | None:
     """Faulty pixels of a frame (1, Y, X) [counts above the dark level], bool; None where there are none."""
     bad = None if all_finite(frame) else ~torch.isfinite(frame)
-    for found in (_lines(frame, bad, noise, -1), _lines(frame, bad, noise, -2), _saturated_runs(frame)):
+    runs = _saturated_runs(frame if bad is None else torch.where(bad, -torch.inf, frame))
+    for found in (_lines(frame, bad, noise, -1), _lines(frame, bad, noise, -2), runs):
         bad = _either(bad, found)
     sound = frame if bad is None else torch.where(bad, 0.0, frame)
     return _either(bad, _hot(sound, noise))
@@ -69,7 +71,7 @@ def _lines(frame: Tensor, bad: Tensor | None, noise: NoiseModel, along: int) -> 
     """Lines of one value where the lines around say that there is something to see."""
     lines = frame if along == -1 else frame.mT  # (1, lines, length)
     known = lines if bad is None else torch.where((bad if along == -1 else bad.mT), lines[..., :1], lines)
-    flat = (known.amax(-1) == known.amin(-1))[0]
+    flat = _flat(known[0])
     if not bool(flat.any()) or bool(flat.all()):
         return None
     at, sound = torch.nonzero(flat)[:, 0], torch.nonzero(~flat)[:, 0]
@@ -82,12 +84,21 @@ def _lines(frame: Tensor, bad: Tensor | None, noise: NoiseModel, along: int) -> 
     return (fault[:, None] if along == -1 else fault[None, :]).expand_as(frame)
 
 
+def _flat(lines: Tensor) -> Tensor:
+    """Which of the lines (k, length) have one value throughout, bool; most give themselves away in a few pixels."""
+    few = lines[:, :: max(1, lines.shape[1] // FEW_PX)]
+    flat = (few == few[:, :1]).all(1)
+    left = torch.nonzero(flat)[:, 0]
+    flat[left] = (lines[left] == lines[left, :1]).all(1)
+    return flat
+
+
 def _saturated_runs(frame: Tensor) -> Tensor | None:
     """Runs of the frame's largest value along a row or column."""
-    largest = frame.amax() if all_finite(frame) else torch.nan_to_num(frame, nan=-torch.inf, posinf=-torch.inf).amax()
-    rows, columns = torch.nonzero((frame == largest)[0], as_tuple=True)
-    if len(rows) < SATURATED_RUN_PX:
+    largest = frame[0] == frame.amax()
+    if int(largest.sum()) < SATURATED_RUN_PX:
         return None
+    rows, columns = torch.nonzero(largest, as_tuple=True)
     found, size = torch.zeros_like(frame, dtype=torch.bool), frame.shape[-1] + frame.shape[-2]
     step = torch.arange(SATURATED_RUN_PX, device=frame.device)
     for line, place, along in ((rows, columns, -1), (columns, rows, -2)):

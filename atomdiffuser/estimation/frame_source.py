@@ -18,6 +18,7 @@ from atomdiffuser.estimation.device_faults import free_device_memory, in_smaller
 from atomdiffuser.estimation.faults import all_finite, fill_faults, find_faults, touched
 from atomdiffuser.estimation.noise import NoiseModel, estimate_noise
 from atomdiffuser.estimation.prepare import PreparedFrames, prepare_frames
+from atomdiffuser.estimation.side_by_side import side_by_side
 from atomdiffuser.estimation.spectrum import ImageScales, lattice_vectors, measure_scales
 from atomdiffuser.freed_memory import give_freed_memory_back, keep_freed_memory
 from atomdiffuser.memory_limit import room
@@ -26,6 +27,7 @@ from atomdiffuser.series import FrameSeries
 
 SAMPLE_FRAMES = 8
 CPU_BATCH_PX = 8 * 256 * 256  # no faster with more
+CPU_TOGETHER_PX = 2 * CPU_BATCH_PX  # of all batches that are worked on at once
 SMALLEST_SIDE_PX = 8
 HOST_BYTES_PER_PX = 24  # of one pair on its way to a GPU
 AS_STORED = [np.dtype(name) for name in ("uint8", "int8", "int16", "uint16", "int32", "float32", "float64")]
@@ -87,6 +89,21 @@ class FrameSource:
         twin.batch = twin._batch_size()
         keep_freed_memory()
         return twin
+
+    def apart(self) -> FrameSource:
+        """The same frames for another thread, with those that are at hand now."""
+        twin = copy.copy(self)
+        twin._cache = OrderedDict()
+        return twin
+
+    def shares(self) -> tuple[int, int]:
+        """How many batches may be worked on side by side, and how many pairs are in one: where frames are small, as many
+        as torch may use threads.
+        """
+        pixels = self.shape[0] * self.shape[1]
+        together = int(min(CPU_TOGETHER_PX, room() / BYTES_PER_PX) // pixels) if self.device.type == "cpu" else 1
+        threads = max(1, min(torch.get_num_threads(), together))
+        return (1, self.batch) if threads == 1 else (threads, max(1, min(self.batch, together // threads)))
 
     def for_sample(self) -> FrameSource:
         """The same frames, prepared for fits to the mean of many."""
@@ -162,19 +179,31 @@ class FrameSource:
             parts.append(self._cache[k])
         return PreparedFrames.join(parts) if len(parts) > 1 else parts[0]  # one needs no copy
 
-    def in_batches(self, pairs: Sequence[tuple[int, int]], run: Callable, batch: int | None = None) -> list:
-        """`run(slice_of_pairs, reference frames, moving frames)` for each batch of pairs, in order."""
-        most = size = batch or self.batch
+    def in_batches(
+        self, pairs: Sequence[tuple[int, int]], run: Callable, batch: int | None = None,
+        advance: Callable[[int], None] = lambda n: None,
+    ) -> list:  # fmt: skip
+        """`run(slice_of_pairs, reference frames, moving frames)` for each batch of pairs, in order; several small ones
+        at a time. `advance(n)` is called as n pairs are finished.
+        """
 
-        def compute(part: Sequence[int]) -> Any:
+        def compute(source: FrameSource, part: Sequence[int]) -> Any:
             first, second = ([pairs[m][side] for m in part] for side in (0, 1))
-            return run(slice(part[0], part[-1] + 1), self.prepared(first), self.prepared(second))
+            return run(slice(part[0], part[-1] + 1), source.prepared(first), source.prepared(second))
 
-        results = []
-        parts = [range(at, min(at + most, len(pairs))) for at in range(0, len(pairs), most)]
-        for part, _ in zip(parts, self.each_of([k for m in part for k in pairs[m]] for part in parts), strict=True):
-            found, size = in_smaller_parts(compute, part, size, self._make_room)
+        results, (threads, size) = [], (1, batch) if batch else self.shares()
+        parts = [range(at, min(at + size, len(pairs))) for at in range(0, len(pairs), size)]
+        read = zip(parts, self.each_of([k for m in part for k in pairs[m]] for part in parts), strict=True)
+        if threads > 1 and len(parts) > 1:
+            given = ((self.apart(), part) for part, _ in read)
+            for found in side_by_side(lambda item: (compute(*item), len(item[1])), given, threads):
+                results.append(found[0])
+                advance(found[1])
+            return results
+        for part, _ in read:
+            found, size = in_smaller_parts(lambda some: compute(self, some), part, size, self._make_room)
             results += found
+            advance(len(part))
         return results
 
     def _make_room(self) -> None:

@@ -7,8 +7,7 @@ Model, at the cell centres q of the reference frame, both frames matched-filtere
 μ and κ are bilinear on a coarse grid of nodes; A is a full affine. Weights are the inverse noise variance of both
 frames. The gradient is the reference frame's, freed of noise, times κ: it does not move with A, and the noise of a
 frame is uncorrelated with its own slope, so that the fit's zero lies where the frames match. The normal matrix has
-products of the clean and the given slopes, less what the noise's own slopes add to them. The products in the normal
-equations are images contracted with separable bases, which never forms the Jacobian.
+products of the clean and the given slopes, less what the noise's own slopes add to them.
 
 Where the misfit stays above the noise, because decay has an edge that the fields cannot follow, it counts as noise.
 
@@ -17,91 +16,21 @@ Assumes structure finer than the node spacing, decay that varies little within a
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from atomdiffuser import geometry
+from atomdiffuser.compiled import compiled_here
 from atomdiffuser.estimation.cells import ReferenceCells
-from atomdiffuser.estimation.noise import NoiseModel
-from atomdiffuser.estimation.normal_matrix import NormalMatrix, both_directions
-from atomdiffuser.estimation.prepare import PreparedFrames, noise_of
-from atomdiffuser.interpolation import affine_coordinates_at, inside_frame, sample_linear, sample_spline, smooth
+from atomdiffuser.estimation.fit_problem import FitModel, FitProblem, PairFit
+from atomdiffuser.estimation.normal_matrix import NormalMatrix
+from atomdiffuser.estimation.prepare import PreparedFrames
 
-FIELD_PRIOR_SIGMA = 1.0  # a node without data stays at 1 (intact)
 LARGEST_STEP_PX = 1.5
 NOISE_IN_STEPS = 0.95  # of the noise's own slopes taken out of a step's normal matrix; all of it could overshoot
 NOISE_IN_TRIALS = 0.6  # the same where steps are few and nothing watches over them
-LARGEST_NOISE = 0.85  # that share of the normal matrix; a noise model that claims more is not believed
 NORMAL_MATRIX_AT = (0, 1, 4, 10, 20)  # steps; it hardly changes near the end
-FEWEST_STEPS = 1  # after the first, the normal matrix knows the decay, which a good start does not bring along
 FAST, SLOWEST_GUESS = 0.3, 0.05  # how steps shrink from one to the next: where that foretells the next one
-LEAST_SHARE = 0.5  # of a frame's contrast that a fit finds, and of its square that is not noise
-STILL_SIGMAS = 0.1  # steps that go back and forth by less, as cells at the rim come and go, change nothing
-MISFIT_PX, MISFIT_BY_CHANCE = 8.0, 1.2  # misfit is averaged over so far; so many times the noise's is not above it
-LEAST_VARIANCE = 0.2  # of a pixel, as a share of the frame's mean variance
-
-
-@dataclass(frozen=True)
-class PairFit:
-    """Results of n pair fits; tensors on the fit's device.
-
-    Attributes
-    ----------
-    moving_from_reference
-        (n, 3, 3) float64.
-    covariance
-        (n, 6, 6) float64, of the six numbers of a motion applied on the reference side (A·exp(ξ)).
-    intensity_nodes, contrast_nodes
-        (n, G, G) μ and κ at the nodes.
-    correlation
-        (n,) between the aligned lattices.
-    overlap
-        (n,) share of the reference frame seen by both.
-    converged
-        (n,) bool.
-    """
-
-    moving_from_reference: Tensor
-    covariance: Tensor
-    intensity_nodes: Tensor
-    contrast_nodes: Tensor
-    correlation: Tensor
-    overlap: Tensor
-    converged: Tensor
-
-    @property
-    def fields(self) -> Tensor:
-        """(n, 2, G, G) μ and κ at the nodes."""
-        return torch.stack([self.intensity_nodes, self.contrast_nodes], dim=1)
-
-
-@dataclass(frozen=True)
-class FitModel:
-    """What a fit takes as known of its frames.
-
-    Attributes
-    ----------
-    noise
-        Of a raw frame.
-    filter_px
-        σ of the matched filter that the frames went through; makes their noise correlated.
-    margin_px
-        Rim of the moving frame left out.
-    nodes
-        Nodes per axis of each decay field.
-    shared_reference
-        The reference's noise is left out of covariances: where many are fitted to it, what one is off against another
-        does not have it.
-    """
-
-    noise: NoiseModel
-    filter_px: float
-    margin_px: float
-    nodes: int = 8
-    shared_reference: bool = False
+FEWEST_STEPS = 1  # after the first, the normal matrix knows the decay, which a good start does not bring along
 
 
 def fit_pairs(
@@ -128,7 +57,7 @@ def fit_pairs(
     start_fields
         (n, 2, nodes, nodes) μ and κ to start from; intact by default.
     """
-    problem = _Problem(reference, moving, model)
+    problem = _problem(reference, moving, model)
     affine, fields, last_px, normal = _settle(problem, start, start_fields, max_iterations, tolerance_px)
     return problem.summarise(affine, fields, last_px, normal if covariance else None)
 
@@ -141,11 +70,11 @@ def settle_pairs(
 
     As in `misfit`, fewer moving frames than affines may be given: each then belongs to as many successive affines.
     """
-    return _settle(_Problem(reference, moving, model), start, start_fields, steps, 0.0, trial=True)[:2]
+    return _settle(_problem(reference, moving, model), start, start_fields, steps, 0.0, trial=True)[:2]
 
 
 def _settle(
-    problem: _Problem, start: Tensor, start_fields: Tensor | None, max_iterations: int, tolerance_px: float,
+    problem: FitProblem, start: Tensor, start_fields: Tensor | None, max_iterations: int, tolerance_px: float,
     *, trial: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, NormalMatrix]:  # fmt: skip
     """Affines, fields, the last step of pairs that have not settled [px], 0 of others, and the last normal matrices."""
@@ -160,11 +89,11 @@ def _settle(
     part, latest = problem, None
     for k in range(max_iterations):
         images = part.images(affine[active], fields[active])
-        if k in NORMAL_MATRIX_AT:
+        if k in NORMAL_MATRIX_AT and not (k > 0 and trial and start_fields is not None):
             if k > 0 and not trial:
                 problem.learn_misfit(active, images)
                 part = problem.at(active)
-                images = part.images(affine[active], fields[active])
+                images = part.weighed(images)
             normal = part.normal_matrix(images, NOISE_IN_TRIALS if trial else NOISE_IN_STEPS)
             latest = normal if latest is None else latest.put(active, normal)
         step, change = part.solve(images, normal, fields[active])
@@ -189,8 +118,17 @@ def misfit(
     reference: ReferenceCells, moving: PreparedFrames, affine: Tensor, fields: Tensor, model: FitModel
 ) -> tuple[Tensor, Tensor]:
     """Residual and weight (n, Y', X') of the cells at affines (n, 3, 3) and fields (n, 2, nodes, nodes)."""
-    images = _Problem(reference, moving, model).images(affine, fields)
+    images = _problem(reference, moving, model).images(affine, fields)
     return images.residual, images.weight
+
+
+def _problem(reference: ReferenceCells, moving: PreparedFrames, model: FitModel) -> FitProblem:
+    """Solved by compiled loops where they run, by tensor operations elsewhere."""
+    if not compiled_here(reference.slopes.device):
+        return FitProblem(reference, moving, model)
+    from atomdiffuser.estimation.compiled_fit import CompiledFitProblem
+
+    return CompiledFitProblem(reference, moving, model)
 
 
 def _moved(affine: Tensor, step: Tensor) -> Tensor:
@@ -226,214 +164,3 @@ class _Stride:
         self._last[active] = step
         return self.factor[active]
 
-
-class _Problem:
-    """Images, bases and weights shared by the iterations of one batch."""
-
-    def __init__(self, reference: ReferenceCells, moving: PreparedFrames, model: FitModel):
-        self.reference, self.moving, self.noise = reference, moving, model.noise
-        self.shared_reference = model.shared_reference
-        self.margin_px, self.grid, self.shape = model.margin_px, reference.grid, reference.grid.shape
-        self.device = reference.slopes.device
-        self.basis, self.filter = self.grid.basis(model.nodes), self.grid.noise(model.filter_px)
-        self.px_from_normalised = self.basis.px_from_normalised
-        share = reference.noise_share
-        self.known = None
-        if share.shape[-2:] != (1, 1):
-            known = torch.isfinite(share)
-            share, self.known = torch.where(known, share, 0.0), known.float()
-        self.share = share
-        self.base_variance = share * noise_of(reference.base, self.noise)
-        self.misfit: Tensor | None = None  # (n, Y', X') variance over that of the noise
-
-    def at(self, index: Tensor) -> _Problem:
-        """The same problem for some of the pairs."""
-        if index.numel() == len(self.reference):
-            return self
-        part = object.__new__(_Problem)
-        part.__dict__.update(self.__dict__)
-        part.reference, part.moving = self.reference.select(index), self.moving.select(index)
-        part.known = None if self.known is None else self.known[index]
-        part.misfit = None if self.misfit is None else self.misfit[index]
-        part.share, part.base_variance = self.share[index], self.base_variance[index]
-        return part
-
-    def learn_misfit(self, index: Tensor, images: _Images) -> None:
-        """Count as noise what the pairs at `index` misfit beyond it."""
-        width = MISFIT_PX * self.grid.share**0.5
-        square, seen = images.residual**2 * images.precision, (images.weight > 0).float()
-        ratio = smooth(square * seen, width) / (self.filter.energy * smooth(seen, width)).clamp_min(1e-6)
-        if self.misfit is None:
-            self.misfit = torch.ones_like(self.reference.base)
-        self.misfit = self.misfit.index_copy(0, index, 1 + (ratio - MISFIT_BY_CHANCE).clamp_min(0))
-
-    def size_px(self, step: Tensor) -> Tensor:
-        """How far motions (…, 6) move the frame's pixels, RMS."""
-        rows = step.unflatten(-1, (2, 3))
-        moments = self.basis.second_moments
-        return ((rows @ moments) * rows).sum((-2, -1)).clamp_min(0).sqrt()
-
-    def normal_matrix(self, images: _Images, noise_share: float) -> NormalMatrix:
-        """JᵀWJ without a share of what the noise's own slopes add, J = [κ·slope·(u, v, 1), −base·φ, −lattice·φ]."""
-        weight, slopes, structure = images.weight, self.reference.slopes, self.reference.structure
-        clean = self.reference.clean_slopes
-        weighted = weight * images.contrast
-        twice = weighted * images.contrast
-        scaled = twice[:, None] * slopes
-        across = (scaled[:, 0] * clean[:, 1] + scaled[:, 1] * clean[:, 0]) / 2
-        motion = torch.stack([scaled[:, 0] * clean[:, 0], across, scaled[:, 1] * clean[:, 1]], 1)
-        cross = (weighted[:, None] * clean)[:, :, None] * structure[:, None]
-        scaled = weight[:, None] * structure
-        field = torch.stack(
-            [scaled[:, 0] * structure[:, 0], scaled[:, 0] * structure[:, 1], scaled[:, 1] * structure[:, 1]], 1
-        )
-        normal = NormalMatrix.of(self.basis, motion, cross, field, prior=FIELD_PRIOR_SIGMA**-2)
-        left = self.filter.slope_energy * self.reference.noise_left[:, :1, None]
-        own = both_directions(left * self.basis.quadratic(twice * self._reference_variance()))
-        trace = lambda block: block.diagonal(dim1=1, dim2=2).sum(1)
-        share = (LARGEST_NOISE * trace(normal.motion) / trace(own).clamp_min(1e-30)).clamp_max(noise_share)
-        normal.motion.sub_(share[:, None, None] * own)
-        return normal
-
-    def solve(self, images: _Images, normal: NormalMatrix, fields: Tensor) -> tuple[Tensor, Tensor]:
-        """One Gauss–Newton step: the six numbers (n, 6) of the motion to append, and the fields' change."""
-        motion, field = self._right_side(images, fields)
-        step, change = normal.solve(motion, field)
-        return step @ self.px_from_normalised.T, change.reshape(fields.shape)
-
-    def summarise(self, affine: Tensor, fields: Tensor, last_px: Tensor, normal: NormalMatrix | None) -> PairFit:
-        """Quality of the final state, and its covariance where there is a normal matrix."""
-        images = self.images(affine, fields)
-        transform = self.px_from_normalised
-        covariance = affine.new_full((len(affine), 6, 6), torch.inf)
-        if normal is not None:
-            covariance = transform @ self._covariance(images, normal) @ transform.T
-        sigma_px = geometry.displacement_sigma_px(covariance, self.shape)
-        signal = self.reference.lattice
-        observed = images.residual + images.contrast * signal
-        weighted = images.weight * signal
-        total = lambda image: image.sum((1, 2)).double()
-        energy = (total(weighted * signal) * total(images.weight * observed**2)).clamp_min(1e-30)
-        seen = signal[0].numel() * torch.ones_like(energy) if images.inside is None else total(images.inside)
-        return PairFit(
-            moving_from_reference=affine,
-            covariance=covariance,
-            intensity_nodes=fields[:, 0],
-            contrast_nodes=fields[:, 1],
-            correlation=total(weighted * observed) / energy.sqrt(),
-            overlap=seen / (self.shape[0] * self.shape[1] * self.grid.share),
-            converged=(last_px == 0) | (last_px < STILL_SIGMAS * sigma_px),
-        )
-
-    def images(self, affine: Tensor, fields: Tensor) -> _Images:
-        """What the normal equations are made of at affines (n, 3, 3) and fields (n, 2, G, G)."""
-        y, x = affine_coordinates_at(affine, self.grid.rows, self.grid.columns)
-        warped = self._sampled(sample_spline, self.moving.coefficients, y, x)
-        inside = self._inside(y, x)
-        if self.known is not None:
-            inside = self.known if inside is None else inside * self.known
-        decay = self.basis.spread(fields)  # (n, 2, Y', X')
-        model = decay * self.reference.structure
-        contrast = decay[:, 1]
-        variance = model[:, 0] * self.noise.per_count
-        variance += self.noise.readout
-        variance.addcmul_(contrast**2, self.base_variance)
-        mean = (variance if inside is None else variance * inside).mean((-2, -1), keepdim=True)
-        variance = torch.maximum(
-            variance, (LEAST_VARIANCE * mean).clamp_min(self.noise.floor)
-        )  # vacuum knows no shot noise, but model errors
-        precision = 1 / variance
-        weight = precision if self.misfit is None else precision / self.misfit
-        return _Images(
-            warped=warped,
-            residual=warped - model[:, 0] - model[:, 1],
-            contrast=contrast,
-            precision=precision,
-            weight=weight if inside is None else weight * inside,
-            inside=inside,
-        )
-
-    def _inside(self, y: Tensor, x: Tensor) -> Tensor | None:
-        """1 where the moving frame knows, 0 elsewhere; None where it knows all, as the four corners tell."""
-        inside, corners = None, (slice(None), [0, 0, -1, -1], [0, -1, 0, -1])
-        if not bool(inside_frame(y[corners], x[corners], self.shape, self.margin_px).all()):
-            inside = inside_frame(y, x, self.shape, self.margin_px).float()
-        if self.moving.noise_share.shape[-2:] == self.shape:
-            known = self._sampled(sample_linear, torch.isfinite(self.moving.noise_share).float(), y, x) > 0.99
-            inside = known.float() if inside is None else inside * known
-        return inside
-
-    def _sampled(self, sample: Callable, frames: Tensor, y: Tensor, x: Tensor) -> Tensor:
-        """(n, Y', X') of frames, each of which n / len(frames) of the rows of `y` and `x` look into."""
-        together = lambda t: t.reshape(len(frames), -1, t.shape[-1])
-        return sample(frames, together(y), together(x)).reshape(y.shape)
-
-    def _right_side(self, images: _Images, fields: Tensor) -> tuple[Tensor, Tensor]:
-        """−JᵀWr, of the motion (n, 6) and of the fields (n, 2G²), what is known of them beforehand included."""
-        weighted = images.weight * images.residual
-        motion = self.basis.linear((weighted * images.contrast)[:, None] * self.reference.clean_slopes)
-        field = self.basis.hats(weighted[:, None] * self.reference.structure).flatten(1)
-        return -motion.flatten(1), field + FIELD_PRIOR_SIGMA**-2 * (1 - fields.flatten(1))
-
-    def _covariance(self, images: _Images, bread: NormalMatrix) -> Tensor:
-        """(n, 6, 6) of the normalised motion: sandwich H⁻¹ B H⁻¹ with the noise's correlation through the filter.
-
-        H counts the signal's slopes only. In B the noise's own slopes meet the noise of the other frame alone: a
-        frame's noise is uncorrelated with its slope.
-        """
-        own = 0.0 if self.shared_reference else images.contrast**2 * self._reference_variance()
-        variance = noise_of(images.warped, self.noise) + own
-        scaled = images.weight * (variance if self.misfit is None else variance * self.misfit).sqrt()
-        slopes = (scaled * images.contrast)[:, None] * self.reference.clean_slopes
-        left = torch.cat([slopes, scaled[:, None] * self.reference.structure], 1)
-        right = self.filter.correlate(left)
-        meat = NormalMatrix.of(
-            self.basis, left[:, [0, 0, 1]] * right[:, [0, 1, 1]], left[:, :2, None] * right[:, None, 2:],
-            left[:, [2, 2, 3]] * right[:, [2, 3, 3]],
-        )  # fmt: skip
-        if not self.shared_reference:
-            noise = self.filter.slope_and_value * self.reference.noise_left[:, 1:, None]
-            meat.motion.sub_(both_directions(noise * self.basis.quadratic((images.weight * own) ** 2)))
-        across = bread.gain @ meat.cross.mT
-        spread = meat.motion - across - across.mT + bread.gain @ meat.field @ bread.gain.mT
-        inverse = torch.linalg.pinv(bread.information, hermitian=True)
-        if self.shared_reference:
-            inverse = inverse * self._own_slopes(images, bread, meat)[:, None, None]
-        informative = torch.linalg.eigvalsh(bread.motion)[:, 0] > 0
-        return torch.where(informative[:, None, None], inverse @ spread @ inverse, torch.inf)
-
-    def _own_slopes(self, images: _Images, bread: NormalMatrix, meat: NormalMatrix) -> Tensor:
-        """(n,) information that a fit takes from its own contrast, over that from the moving frame's true one.
-
-        With a reference whose noise passes for lattice the contrast comes out too small, and its square counts the
-        noise of the contrast itself. Where the reference's noise counts in the covariance, it would count for more by
-        about as much as the first.
-        """
-        total = lambda image: image.sum((1, 2)).double()
-        noise = self.filter.energy * total(images.weight * self._reference_variance())
-        found = 1 - noise / total(images.weight * self.reference.lattice**2).clamp_min(1e-30)
-        energy, g2 = images.weight * self.reference.clean_slopes.square().sum(1), self.basis.nodes**2
-        covariance = torch.cholesky_solve(torch.cholesky_solve(meat.field, bread.factor).mT, bread.factor)[:, g2:, g2:]
-        of_contrast = (self.basis.hat_pairs(energy) * covariance).sum((1, 2)) / total(energy * images.contrast**2)
-        return found.clamp_min(LEAST_SHARE) / (1 - of_contrast).clamp_min(LEAST_SHARE)
-
-    def _reference_variance(self) -> Tensor:
-        """(n, Y', X') raw noise of the reference frame, which follows its structure."""
-        return self.share * noise_of(self.reference.structure.sum(1), self.noise)
-
-
-@dataclass(frozen=True)
-class _Images:
-    """Everything the normal equations are made of, each (n, Y', X').
-
-    Precision and weight follow the local mean, so that no pixel's own noise steers them; the weight counts misfit too,
-    and is zero where one frame knows nothing.
-    `inside` is None where they do everywhere.
-    """
-
-    warped: Tensor
-    residual: Tensor
-    contrast: Tensor
-    precision: Tensor
-    weight: Tensor
-    inside: Tensor | None

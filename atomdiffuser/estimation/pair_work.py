@@ -79,13 +79,11 @@ class FitUnknown:
     def __call__(self, source: FrameSource, pairs: Pairs, advance: Advance) -> PairRegistration:
         def fit(part: slice, reference, moving) -> PairRegistration:
             starts = None if self.starts is None else self.starts[part].to(source.device)
-            found = register_unknown(
+            return register_unknown(
                 reference, moving, self.options, drift_scale_px=self.drift_scale_px, starts=starts
             )  # fmt: skip
-            advance(len(reference))
-            return found
 
-        return self.join(source.in_batches(pairs, fit))
+        return self.join(source.in_batches(pairs, fit, advance=advance))
 
     def of(self, part: slice) -> FitUnknown:
         return replace(self, starts=None if self.starts is None else self.starts[part])
@@ -111,10 +109,9 @@ class FitFrom:
                 found = replaced(
                     found, lost, register_unknown(reference.select(some), moving.select(some), self.options)
                 )  # fmt: skip
-            advance(len(reference))
             return found
 
-        return self.join(source.in_batches(pairs, fit))
+        return self.join(source.in_batches(pairs, fit, advance=advance))
 
     def of(self, part: slice) -> FitFrom:
         return replace(self, start=self.start[part], lost=self.lost[part])

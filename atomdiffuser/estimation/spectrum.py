@@ -87,8 +87,8 @@ def mean_power(frames: Tensor) -> tuple[Tensor, Tensor, float]:
     power = torch.zeros((), device=frames.device)
     for part in frames.split(max(1, TOGETHER_PX // window.numel())):
         mean = (part * window).sum((-2, -1), keepdim=True) / window.sum()
-        spectra = torch.view_as_real(torch.fft.rfft2((part - mean).mul_(window)))
-        power = power + torch.linalg.vecdot(spectra, spectra).sum(0)
+        spectra = torch.fft.rfft2((part - mean).mul_(window))
+        power = power + (spectra.real.square() + spectra.imag.square()).sum(0)
     power = power / (frames.shape[0] * window.square().sum())
     fy = torch.fft.fftfreq(shape[0], device=frames.device)
     fx = torch.fft.rfftfreq(shape[1], device=frames.device)
@@ -105,8 +105,20 @@ def clear_signal(power: Tensor, floor: float, n_frames: int) -> Tensor:
     Where there is noise alone, half of the bins lie above the floor by chance. Weighted by f², the many bins at high
     frequencies would pass for fine structure, and ask for a filter too narrow at low counts.
     """
-    smoothed = F.avg_pool2d(power[None, None], 3, 1, 1, count_include_pad=False)[0, 0]
+    smoothed = mean_of_neighbours(power)
     return torch.where(smoothed > floor * (1 + 8 / (5 * n_frames) ** 0.5), power - floor, 0.0)
+
+
+def mean_of_neighbours(image: Tensor) -> Tensor:
+    """Mean of each pixel of (Y, X) and those around it that there are."""
+    for axis in (0, 1):
+        total, count = image.clone(), torch.full(image.shape[axis : axis + 1], 3.0, device=image.device)
+        last = image.shape[axis] - 1
+        total.narrow(axis, 0, last).add_(image.narrow(axis, 1, last))
+        total.narrow(axis, 1, last).add_(image.narrow(axis, 0, last))
+        count[[0, -1]] -= 1
+        image = total / (count[:, None] if axis == 0 else count)
+    return image
 
 
 def _filter_and_stride(signal: Tensor, frequency: Tensor, floor: float) -> tuple[float, int]:

@@ -76,7 +76,7 @@ def test_decay_that_varies_over_the_frame_does_not_bend_the_drift(pattern, monke
     found = register_from(reference, moving, true, options)
     z = rms(error_px(found.moving_from_reference, true) / found.displacement_sigma_px.numpy())
     assert 0.7 < z < 1.4
-    monkeypatch.setattr(joint_fit, "FIELD_PRIOR_SIGMA", 1e-6)
+    monkeypatch.setattr(fit_problem, "FIELD_PRIOR_SIGMA", 1e-6)
     monkeypatch.setattr(joint_fit, "MISFIT_BY_CHANCE", np.inf)
     stiff = register_from(reference, moving, true, options)
     z_stiff = rms(error_px(stiff.moving_from_reference, true) / stiff.displacement_sigma_px.numpy())

@@ -1,0 +1,69 @@
+"""Loops compiled for the processor by Numba, where it is installed; tensor operations do the same work elsewhere."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+SWITCH = "ATOMDIFFUSER_COMPILED"
+"""Environment variable: 0 keeps to tensor operations."""
+REORDER = {"contract", "reassoc", "nsz", "arcp"}  # what may be done to sums; not-a-number stays what it is
+WORTH_SPLITTING = 2**18  # positions, below which handing out work takes longer than doing it
+
+
+def compiled_here(device: torch.device) -> bool:
+    """Whether loops over what lies on `device` run compiled."""
+    return device.type == "cpu" and _available()
+
+
+@lru_cache(maxsize=1)
+def _available() -> bool:
+    return os.environ.get(SWITCH, "1") != "0" and importlib.util.find_spec("numba") is not None
+
+
+def compiled(function: Callable[..., Any]) -> Any:
+    """Decorator: compiled when first called, and kept beside the source or in the user's cache; other threads run
+    meanwhile.
+    """
+    import numba
+
+    options: dict[str, Any] = {"nogil": True, "fastmath": REORDER, "error_model": "numpy"}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # nowhere to keep it
+        return numba.njit(**options)(function)
+
+
+def array(tensor: Tensor, dtype: torch.dtype = torch.float32) -> np.ndarray:
+    """A tensor on the processor as a contiguous array; no copy where it is one already."""
+    if tensor.dtype != dtype or not tensor.is_contiguous():
+        tensor = tensor.to(dtype).contiguous()
+    return tensor.detach().numpy()
+
+
+def in_parts(work: Callable[[int, int], None], count: int, size: int) -> None:
+    """`work(first, last)` on `count` rows that hold `size` positions together, by as many threads as torch may use."""
+    threads = min(torch.get_num_threads(), count, max(1, size // WORTH_SPLITTING))
+    bounds = [count * k // threads for k in range(threads + 1)]
+    elsewhere = [_helpers().submit(work, *bounds[k : k + 2]) for k in range(1, threads)]
+    try:
+        work(bounds[0], bounds[1])
+    finally:
+        wait(elsewhere)
+    for part in elsewhere:
+        part.result()
+
+
+@lru_cache(maxsize=1)
+def _helpers() -> ThreadPoolExecutor:
+    """Threads that wait for work; those of a process are not there in its forks."""
+    os.register_at_fork(after_in_child=_helpers.cache_clear)
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="compiled")

@@ -1,0 +1,172 @@
+"""What a joint fit solves, on a processor: by the loops of `fit_kernels`, several times as fast as tensor operations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from atomdiffuser.compiled import array, in_parts
+from atomdiffuser.estimation import fit_kernels
+from atomdiffuser.estimation.cells import CellGrid
+from atomdiffuser.estimation.fit_problem import LEAST_VARIANCE, FitImages, FitProblem
+from atomdiffuser.estimation.normal_matrix import NormalMatrix
+from atomdiffuser.estimation.separable_bases import QUADRATIC
+from atomdiffuser.interpolation import sample_spline_grid
+
+NOTHING = np.empty((0, 0, 0), np.float32)
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """Cells along an axis: `position` [px] and `normalised`, the lower `node` of each and the `share` of the way to the
+    next, the first cell of each node (`start`, and the count at the end); `low` + `step`·share is normalised. `powers`
+    (k, 3) of the normalised position, and `moments` (k, 3·(G − 1)): those of the share, between its own nodes.
+    """
+
+    position: np.ndarray
+    normalised: np.ndarray
+    node: np.ndarray
+    share: np.ndarray
+    start: np.ndarray
+    low: np.ndarray
+    step: float
+    powers: Tensor
+    moments: Tensor
+
+    @classmethod
+    def of(cls, position: Tensor, size: int, nodes: int, half: float) -> _Axis:
+        at = array(position, torch.float64)
+        along = at * ((nodes - 1) / (size - 1))
+        node = np.clip(np.floor(along), 0, nodes - 2).astype(np.int32)
+        start = np.searchsorted(node, np.arange(nodes))
+        knots = np.linspace(0, size - 1, nodes)
+        low = (knots - (size - 1) / 2) / half
+        normalised = (at - (size - 1) / 2) / half
+        share = along - node
+        moments = np.zeros((len(at), nodes - 1, 3), np.float32)
+        for power in range(3):
+            moments[np.arange(len(at)), node, power] = share**power
+        return cls(
+            at, normalised.astype(np.float32), node, share.astype(np.float32), start, low[:-1], float(low[1] - low[0]),
+            torch.from_numpy(normalised[:, None] ** np.arange(3)), torch.from_numpy(moments).flatten(1),
+        )  # fmt: skip
+
+
+@lru_cache(maxsize=64)
+def _axes(grid: CellGrid, nodes: int) -> tuple[_Axis, _Axis]:
+    half = max(grid.shape) / 2
+    y, x = (_Axis.of(p, size, nodes, half) for p, size in zip((grid.rows, grid.columns), grid.shape, strict=True))
+    return y, x
+
+
+class CompiledFitProblem(FitProblem):
+    """The same numbers as `FitProblem`, but for rounding."""
+
+    def images(self, affine: Tensor, fields: Tensor) -> FitImages:
+        grid, noise, known, places = self.grid, self.noise, self._known, array(affine, torch.float64)
+        n, shape = len(affine), known["structure"].shape[-2:]
+        y, x = _axes(grid, self.basis.nodes)
+        warped = sample_spline_grid(self.moving.coefficients, affine, grid.rows, grid.columns)
+        residual, contrast, precision = (np.empty((n, *shape), np.float32) for _ in range(3))
+        moving_known = self.moving.noise_share.shape[-2:] == self.shape
+        over_rim = self._over_rim(places)
+        bounded = over_rim or moving_known or self.known is not None
+        inside = np.empty((n, *shape), np.float32) if bounded else NOTHING
+        given = (
+            places, y.position, x.position, y.node, y.share, x.node, x.share, array(fields), known["structure"],
+            known["base_variance"], np.float32(noise.per_count), np.float32(noise.readout), self.shape, float(self.margin_px), over_rim,
+            array(torch.isfinite(self.moving.noise_share)) if moving_known else NOTHING, _optional(self.known),
+            warped.numpy(), residual, contrast, precision, inside,
+        )  # fmt: skip
+        totals: list[np.ndarray] = []
+
+        def look(first: int, last: int) -> None:
+            total = np.zeros(n)
+            fit_kernels.residuals(first, last, *given, total)
+            totals.append(total)
+
+        in_parts(look, shape[0], warped.numel())
+        mean = np.sum(totals, axis=0) / (shape[0] * shape[1])
+        lowest, misfit = np.maximum(LEAST_VARIANCE * mean, noise.floor).astype(np.float32), _optional(self.misfit)
+        weight = np.empty_like(precision) if bounded or misfit.size else precision
+        weigh = lambda first, last: fit_kernels.weights(first, last, lowest, misfit, inside, precision, weight)
+        in_parts(weigh, shape[0], warped.numel())
+        images = (torch.from_numpy(image) for image in (residual, contrast, precision, weight))
+        return FitImages(warped, *images, torch.from_numpy(inside) if bounded else None)
+
+    def _over_rim(self, affine: np.ndarray) -> bool:
+        """Whether some cells lie outside the moving frames less their margin, as the four corners tell."""
+        y, x = _axes(self.grid, self.basis.nodes)
+        rows, columns = y.position[[0, 0, -1, -1]], x.position[[0, -1, 0, -1]]
+        found = affine[:, :2] @ np.stack([rows, columns, np.ones(4)])  # (n, 2, 4)
+        largest = np.array(self.shape)[:, None] - 1 - self.margin_px
+        return not bool(((found >= self.margin_px) & (found <= largest)).all())
+
+    @cached_property
+    def _known(self) -> dict[str, np.ndarray]:
+        """What does not change from step to step, as arrays."""
+        reference, n = self.reference, len(self.reference)
+        known = {"slopes": reference.slopes, "clean": reference.clean_slopes, "structure": reference.structure}
+        known |= {"share": self.share, "base_variance": self.base_variance.expand(n, *reference.base.shape[1:])}
+        return {name: array(image) for name, image in known.items()}
+
+    def at(self, index: Tensor) -> FitProblem:
+        part = super().at(index)
+        if part is not self:
+            part.__dict__.pop("_known", None)
+        return part
+
+    def normal_sums(self, images: FitImages) -> tuple[NormalMatrix, Tensor]:
+        n, nodes, (y, x) = len(images.weight), self.basis.nodes, _axes(self.grid, self.basis.nodes)
+        columns, size, width = len(x.position), 2 * nodes**2, 2 * (nodes + 1) + 2
+        whole = np.zeros((n, 3, 4, columns))
+        powers = np.zeros((n, nodes - 1, 3, 7, columns), np.float32)
+        fit_kernels.normal_sums(
+            array(images.weight), array(images.contrast),
+            *(self._known[name] for name in ("slopes", "clean", "structure", "share")),
+            *(np.float32(number) for number in (self.noise.per_count, self.noise.readout, self.noise.floor)),
+            y.start, y.share, y.normalised, whole, powers,
+        )  # fmt: skip
+        motion = torch.from_numpy(whole).transpose(1, 2) @ x.powers  # (n, 4, 3, 3)
+        moments = torch.from_numpy(powers).flatten(0, 3) @ x.moments
+        cross, band = np.zeros((n, 6, size)), np.zeros((n, size, width))
+        given = array(moments).reshape(n, nodes - 1, 3, 7, nodes - 1, 3)
+        fit_kernels.put_together(given, y.low, y.step, x.low, x.step, cross, band)
+        band[:, :, -1] += self.prior
+        yy, yx, xx, own = motion.flatten(2)[..., QUADRATIC].unflatten(-1, (3, 3)).unbind(1)
+        square = torch.cat([torch.cat([yy, yx], 2), torch.cat([yx, xx], 2)], 1)
+        return BandedNormalMatrix(square, torch.from_numpy(cross), torch.from_numpy(band)), own
+
+    def right_sums(self, images: FitImages) -> tuple[Tensor, Tensor]:
+        n, nodes, (y, x) = len(images.weight), self.basis.nodes, _axes(self.grid, self.basis.nodes)
+        motion, field = np.zeros((n, 6)), np.zeros((n, 2 * nodes**2))
+        fit_kernels.right_side(
+            *(array(image) for image in (images.weight, images.residual, images.contrast)),
+            *(self._known[name] for name in ("clean", "structure")),
+            y.start, y.share, y.normalised, x.start, x.share, x.normalised, motion, field,
+        )  # fmt: skip
+        return torch.from_numpy(motion), torch.from_numpy(field)
+
+
+class BandedNormalMatrix(NormalMatrix):
+    """One whose fields' block is its lower band (n, 2G², w): row i holds columns i − w + 1 to i."""
+
+    @cached_property
+    def factor(self) -> Tensor:
+        """Lower band of the Cholesky factor."""
+        factor = self.field.contiguous().clone()
+        fit_kernels.factor_band(factor.numpy())
+        return factor
+
+    def divided(self, sides: Tensor) -> Tensor:
+        found = np.array(sides.numpy(), order="C")
+        fit_kernels.solve_band(array(self.factor, torch.float64), found)
+        return torch.from_numpy(found)
+
+
+def _optional(image: Tensor | None) -> np.ndarray:
+    return NOTHING if image is None else array(image)

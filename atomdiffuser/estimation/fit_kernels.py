@@ -1,0 +1,433 @@
+"""The loops in which the joint fit spends its time, over arrays; `compiled_fit` gives them what they need.
+
+Cells lie in rows, n pairs of (Y', X'). Decay fields are bilinear between G × G nodes: a cell's row has a lower node and a
+share of the way to the next one, and so has its column. Sums of images against products of hat functions, or of these
+and linear functions, are sums of polynomials of second order between two nodes: moments are collected between nodes, the
+sums put together from them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from atomdiffuser.compiled import compiled
+
+F = np.float32
+ONE, HALF = F(1), F(0.5)
+BLOCK = 2**13  # cells that are looked at between two passes over them, so that they stay in the cache
+MOTION, CROSS, FIELD = 4, 4, 3  # images: of the motion, and of the noise in it; motion and fields; fields
+
+
+@compiled
+def linear_at(image, y, x):
+    """Bilinear value, zero outside."""
+    height, width = image.shape
+    iy, ix = int(np.floor(y)), int(np.floor(x))
+    ty, tx = F(y - iy), F(x - ix)
+    total = F(0)
+    for k in range(2):
+        for m in range(2):
+            row, column = iy + k, ix + m
+            if 0 <= row < height and 0 <= column < width:
+                total += (ty if k else ONE - ty) * (tx if m else ONE - tx) * image[row, column]
+    return total
+
+
+@compiled
+def residuals(
+    first, last, affine, rows, columns, row_node, row_share, column_node, column_share, nodes, structure, base_variance,
+    per_count, readout, frame, margin, rim, moving_known, reference_known, warped, residual, contrast, variance, inside,
+    total,
+):  # fmt: skip
+    """Rows `first` to `last` of what the fit is made of, from `warped` moving frames, and the summed variance of each pair.
+
+    `frame` is the moving frames' size; with `rim`, cells outside it less a margin do not count. `moving_known`
+    (m, Y, X), `reference_known` (n, Y', X') and `inside` may be empty, where all is known, or inside.
+    """
+    n, width = warped.shape[0], warped.shape[2]
+    count = nodes.shape[2]
+    step = max(1, BLOCK // width)
+    mean, lines = np.empty((step, width), F), np.empty((2, count, width), F)
+    for p in range(n):
+        a = affine[p]
+        for kind in range(2):
+            for g in range(count):
+                spread_nodes(nodes[p, kind, g], column_node, column_share, lines[kind, g])
+        for start in range(first, last, step):
+            end = min(start + step, last)
+            for i in range(start, end):
+                g, t = row_node[i], row_share[i]
+                blend(lines[0, g], lines[0, g + 1], t, mean[i - start])
+                blend(lines[1, g], lines[1, g + 1], t, contrast[p, i])
+                if inside.size:
+                    inside[p, i] = ONE
+                    y0, x0 = a[0, 0] * rows[i] + a[0, 2], a[1, 0] * rows[i] + a[1, 2]
+                    if rim:
+                        mask_outside(inside[p, i], y0, a[0, 1], x0, a[1, 1], columns, frame, margin)
+                    if moving_known.size:
+                        known = moving_known[p * len(moving_known) // n]
+                        mask_unknown(inside[p, i], y0, a[0, 1], x0, a[1, 1], columns, known)
+                    if reference_known.size:
+                        inside[p, i] *= reference_known[p, i]
+            model(
+                mean[: end - start].reshape(-1), contrast[p, start:end].reshape(-1),
+                structure[p, 0, start:end].reshape(-1), structure[p, 1, start:end].reshape(-1),
+                base_variance[p, start:end].reshape(-1), per_count, readout, warped[p, start:end].reshape(-1),
+                residual[p, start:end].reshape(-1), variance[p, start:end].reshape(-1),
+            )  # fmt: skip
+            if inside.size:
+                total[p] += sum_of_product(inside[p, start:end].reshape(-1), variance[p, start:end].reshape(-1))
+            else:
+                total[p] += variance[p, start:end].sum()
+
+
+@compiled
+def spread_nodes(nodes, column_node, column_share, line):
+    """Linear between the nodes of a row."""
+    for j in range(len(line)):
+        k = np.uint32(column_node[j])
+        line[j] = nodes[k] + column_share[j] * (nodes[k + np.uint32(1)] - nodes[k])
+
+
+@compiled
+def blend(lower, upper, share, line):
+    """`share` of the way from one row to the other."""
+    for j in range(len(line)):
+        line[j] = lower[j] + share * (upper[j] - lower[j])
+
+
+@compiled
+def model(mean, contrast, base, lattice, base_variance, per_count, readout, warped, residual, variance):
+    """Residuals and variances; `mean` becomes intensity·base."""
+    for j in range(len(mean)):
+        mean[j] *= base[j]
+    for j in range(len(mean)):
+        residual[j] = warped[j] - mean[j] - contrast[j] * lattice[j]
+    for j in range(len(mean)):
+        variance[j] = mean[j] * per_count + readout + contrast[j] * contrast[j] * base_variance[j]
+
+
+@compiled
+def sum_of_product(one, other):
+    """Σ one·other."""
+    total = 0.0
+    for j in range(len(one)):
+        total += one[j] * other[j]
+    return total
+
+
+@compiled
+def mask_outside(known, y0, dy, x0, dx, columns, frame, margin):
+    """Zero where a row's cells lie outside the moving frame less its margin."""
+    bottom, right = F(frame[0] - 1 - margin), F(frame[1] - 1 - margin)
+    low = F(margin)
+    for j in range(len(known)):
+        y, x = F(y0 + dy * columns[j]), F(x0 + dx * columns[j])
+        if not (y >= low and y <= bottom and x >= low and x <= right):
+            known[j] = F(0)
+
+
+@compiled
+def mask_unknown(known, y0, dy, x0, dx, columns, moving_known):
+    """Zero where a row's cells look at what is not known of the moving frame."""
+    for j in range(len(known)):
+        if not linear_at(moving_known, y0 + dy * columns[j], x0 + dx * columns[j]) > F(0.99):
+            known[j] = F(0)
+
+
+@compiled
+def weights(first, last, lowest, misfit, inside, precision, weight):
+    """Rows of inverse variances, from variances in `precision` bounded from below by those of each pair, and of weights:
+    over `misfit`, and zero outside; both of these may be empty, and with both `weight` is not written.
+    """
+    for p in range(precision.shape[0]):
+        low, inverse, own = lowest[p], precision[p, first:last].reshape(-1), weight[p, first:last].reshape(-1)
+        for j in range(len(inverse)):
+            inverse[j] = ONE / max(inverse[j], low)
+        if misfit.size:
+            more = misfit[p, first:last].reshape(-1)
+            for j in range(len(inverse)):
+                own[j] = inverse[j] / more[j]
+        if inside.size:
+            known, whole = inside[p, first:last].reshape(-1), own if misfit.size else inverse
+            for j in range(len(inverse)):
+                own[j] = whole[j] * known[j]
+
+
+@compiled
+def add_moments(line, share, powers):
+    """Add `line` (c, X') times 1, share, share² to `powers` (3, c, X')."""
+    values, square = line.reshape(-1), share * share
+    zeroth, first, second = powers[0].reshape(-1), powers[1].reshape(-1), powers[2].reshape(-1)
+    for j in range(len(values)):
+        zeroth[j] += values[j]
+    for j in range(len(values)):
+        first[j] += share * values[j]
+    for j in range(len(values)):
+        second[j] += square * values[j]
+
+
+@compiled
+def put_together(moments, low_y, step_y, low_x, step_x, cross, band):
+    """`cross` (n, 6, 2G²) and `band` (n, 2G², w), the lower band of the fields' matrix, from `moments`
+    (n, G − 1, 3, 7, G − 1, 3) between nodes: powers of the shares along y and x, of images of motion and fields first.
+    """
+    n, count = moments.shape[0], moments.shape[1] + 1
+    nodes = np.empty((4, 3))  # of an interval: (lower, upper) along y × x, times u, v, 1
+    pairs = np.empty((3, 3))  # of two hat functions: both lower, one of each, both upper, along y × x
+    for p in range(n):
+        for g in range(count - 1):
+            for h in range(count - 1):
+                below, above = 2 * (g * count + h), 2 * ((g + 1) * count + h)
+                for c in range(CROSS + FIELD):
+                    m0, m1, m2 = moments[p, g, 0, c, h], moments[p, g, 1, c, h], moments[p, g, 2, c, h]
+                    if c < CROSS:
+                        by_node(nodes, m0, m1, m2, low_y[g], step_y, low_x[h], step_x)
+                        row, kind = 3 * (c // 2), c % 2
+                        for k in range(3):
+                            cross[p, row + k, below + kind] -= nodes[0, k]
+                            cross[p, row + k, below + 2 + kind] -= nodes[1, k]
+                            cross[p, row + k, above + kind] -= nodes[2, k]
+                            cross[p, row + k, above + 2 + kind] -= nodes[3, k]
+                    else:
+                        by_pair(pairs, m0, m1, m2)
+                        for one in range(4):
+                            first = (above if one // 2 else below) + 2 * (one % 2)
+                            for other in range(4):
+                                second = (above if other // 2 else below) + 2 * (other % 2)
+                                value = pairs[one // 2 + other // 2, one % 2 + other % 2]
+                                add_products(band[p], first, second, c - CROSS, value)
+
+
+@compiled
+def by_pair(pairs, m0, m1, m2):
+    """Sums times products of two hat functions along either axis, from moments of the shares."""
+    z0, z1, z2 = squares(m0[0], m0[1], m0[2])
+    f0, f1, f2 = squares(m1[0], m1[1], m1[2])
+    s0, s1, s2 = squares(m2[0], m2[1], m2[2])
+    pairs[0, 0], pairs[0, 1], pairs[0, 2] = z0 - 2 * f0 + s0, z1 - 2 * f1 + s1, z2 - 2 * f2 + s2
+    pairs[1, 0], pairs[1, 1], pairs[1, 2] = f0 - s0, f1 - s1, f2 - s2
+    pairs[2, 0], pairs[2, 1], pairs[2, 2] = s0, s1, s2
+
+
+@compiled
+def squares(m0, m1, m2):
+    """Sums times (1 − t)², (1 − t)·t, t², from those times 1, t, t²."""
+    return m0 - 2 * m1 + m2, m1 - m2, m2
+
+
+@compiled
+def by_node(nodes, m0, m1, m2, u0, du, v0, dv):
+    """Sums times the hat functions of an interval's four nodes and u, v, 1, from moments of the shares; u0 + du·share is
+    u.
+    """
+    for b in range(2):  # the lower node along y, then the upper one: its sums over powers of x's share
+        z0 = m1[0] if b else m0[0] - m1[0]
+        z1 = m1[1] if b else m0[1] - m1[1]
+        z2 = m1[2] if b else m0[2] - m1[2]
+        u_0 = u0 * z0 + du * (m2[0] if b else m1[0] - m2[0])
+        u_1 = u0 * z1 + du * (m2[1] if b else m1[1] - m2[1])
+        low, up = 2 * b, 2 * b + 1
+        nodes[low, 0], nodes[up, 0] = u_0 - u_1, u_1
+        nodes[low, 1], nodes[up, 1] = v0 * (z0 - z1) + dv * (z1 - z2), v0 * z1 + dv * z2
+        nodes[low, 2], nodes[up, 2] = z0 - z1, z1
+
+
+@compiled
+def add_products(band, one, other, kind, value):
+    """Products of fields at two nodes, whose means are numbers `one` and `other`, in the lower band: row i holds
+    columns i − w + 1 to i.
+    """
+    last = band.shape[1] - 1
+    if kind == 0 and one >= other:
+        band[one, last + other - one] += value
+    elif kind == 2 and one >= other:
+        band[one + 1, last + other - one] += value
+    elif kind == 1:
+        if one + 1 >= other:
+            band[one + 1, last + other - one - 1] += value
+        if one > other:
+            band[one, last + other + 1 - one] += value
+
+
+@compiled
+def normal_sums(
+    weight, contrast, slopes, clean, structure, share, per_count, readout, floor, row_start, row_share, rows_u, whole,
+    powers,
+):  # fmt: skip
+    """Sums over rows for the normal matrix: `whole` (n, 3, 4, X'), images yy, yx, xx of the motion and the noise's own
+    times powers of u, and `powers` (n, G − 1, 3, 7, X'), those of motion and fields and of the fields times powers of
+    the rows' shares between nodes.
+    """
+    n, width = weight.shape[0], weight.shape[2]
+    line = np.empty((MOTION + CROSS + FIELD, width), F)
+    every = share.shape[2] == width
+    for p in range(n):
+        for g in range(len(row_start) - 1):
+            for i in range(row_start[g], row_start[g + 1]):
+                w, kappa, base, lattice = weight[p, i], contrast[p, i], structure[p, 0, i], structure[p, 1, i]
+                along_y, along_x = clean[p, 0, i], clean[p, 1, i]
+                motion_products(line, w, kappa, slopes[p, 0, i], slopes[p, 1, i], along_y, along_x)
+                own = line[3]
+                for j in range(width):
+                    own[j] *= max(readout + per_count * max(base[j] + lattice[j], F(0)), floor)
+                if every:
+                    for j in range(width):
+                        own[j] *= share[p, i, j]
+                else:
+                    for j in range(width):
+                        own[j] *= share[p, 0, 0]
+                cross_products(line[4], line[5], w, kappa, along_y, base, lattice)
+                cross_products(line[6], line[7], w, kappa, along_x, base, lattice)
+                field_products(line[8], line[9], line[10], w, base, lattice)
+                add_moments(line[:MOTION], rows_u[i], whole[p])
+                add_moments(line[MOTION:], row_share[i], powers[p, g])
+
+
+@compiled
+def motion_products(line, weight, contrast, slope_y, slope_x, clean_y, clean_x):
+    """Rows 0 to 2 of `line`: what the motion's sums are made of; row 3: weight·contrast²."""
+    yy, yx, xx, twice = line[0], line[1], line[2], line[3]
+    for j in range(len(weight)):
+        twice[j] = weight[j] * contrast[j] * contrast[j]
+    for j in range(len(weight)):
+        yy[j] = twice[j] * slope_y[j] * clean_y[j]
+    for j in range(len(weight)):
+        xx[j] = twice[j] * slope_x[j] * clean_x[j]
+    for j in range(len(weight)):
+        yx[j] = twice[j] * (slope_y[j] * clean_x[j] + slope_x[j] * clean_y[j]) * HALF
+
+
+@compiled
+def cross_products(mean, fine, weight, contrast, slope, base, lattice):
+    """Two rows of what the sums of motion and fields are made of."""
+    for j in range(len(weight)):
+        mean[j] = weight[j] * contrast[j] * slope[j] * base[j]
+    for j in range(len(weight)):
+        fine[j] = weight[j] * contrast[j] * slope[j] * lattice[j]
+
+
+@compiled
+def field_products(mean, mixed, fine, weight, base, lattice):
+    """Three rows of what the fields' sums are made of."""
+    for j in range(len(weight)):
+        mean[j] = weight[j] * base[j] * base[j]
+    for j in range(len(weight)):
+        mixed[j] = weight[j] * base[j] * lattice[j]
+    for j in range(len(weight)):
+        fine[j] = weight[j] * lattice[j] * lattice[j]
+
+
+@compiled
+def right_side(
+    weight, residual, contrast, clean, structure, row_start, row_share, rows_u, column_start, column_share, columns_v,
+    motion, field,
+):  # fmt: skip
+    """Sums for the right side: `motion` (n, 6) over u, v, 1 for either direction, and `field` (n, 2G²)."""
+    n, width = weight.shape[0], weight.shape[2]
+    weighted, line = np.empty(width, F), np.empty((4, width), F)
+    for p in range(n):
+        whole = np.zeros((2, 2, width))  # images along y and x, times 1 and u
+        for g in range(len(row_start) - 1):
+            if row_start[g] == row_start[g + 1]:
+                continue
+            powers = np.zeros((2, 2, width))  # of mean and lattice, times 1 and the share of the way to the next node
+            for i in range(row_start[g], row_start[g + 1]):
+                times(weight[p, i], residual[p, i], weighted)
+                times(weighted, structure[p, 0, i], line[2])
+                times(weighted, structure[p, 1, i], line[3])
+                times(weighted, contrast[p, i], weighted)
+                times(weighted, clean[p, 0, i], line[0])
+                times(weighted, clean[p, 1, i], line[1])
+                add_line(line[:2].reshape(-1), rows_u[i], whole[0].reshape(-1), whole[1].reshape(-1))
+                add_line(line[2:].reshape(-1), row_share[i], powers[0].reshape(-1), powers[1].reshape(-1))
+            add_nodes(powers, g, column_start, column_share, field[p])
+        for c in range(2):
+            by_u, by_v, plain = 0.0, 0.0, 0.0
+            for j in range(width):
+                plain += whole[0, c, j]
+                by_v += whole[0, c, j] * columns_v[j]
+                by_u += whole[1, c, j]
+            motion[p, 3 * c], motion[p, 3 * c + 1], motion[p, 3 * c + 2] = by_u, by_v, plain
+
+
+@compiled
+def times(one, other, product):
+    """Product of two lines."""
+    for j in range(len(one)):
+        product[j] = one[j] * other[j]
+
+
+@compiled
+def add_line(line, share, plain, scaled):
+    """Add a line times 1 and a share."""
+    for j in range(len(line)):
+        plain[j] += line[j]
+    for j in range(len(line)):
+        scaled[j] += share * line[j]
+
+
+@compiled
+def add_nodes(powers, g, column_start, column_share, field):
+    """Add sums of rows (1 or share, mean or lattice, X') between two nodes to those of `field` (2G²)."""
+    count = len(column_start)
+    for h in range(count - 1):
+        below = 2 * (g * count + h)
+        above = below + 2 * count
+        for c in range(2):
+            low, high, up_low, up_high = 0.0, 0.0, 0.0, 0.0  # the lower node along y, then the upper one
+            for j in range(column_start[h], column_start[h + 1]):
+                share = column_share[j]
+                upper = powers[1, c, j]
+                lower = powers[0, c, j] - upper
+                low += lower - lower * share
+                high += lower * share
+                up_low += upper - upper * share
+                up_high += upper * share
+            field[below + c] += low
+            field[below + 2 + c] += high
+            field[above + c] += up_low
+            field[above + 2 + c] += up_high
+
+
+@compiled
+def factor_band(band):
+    """Cholesky factors of symmetric matrices in place of their lower bands (n, N, w): row i holds columns i − w + 1
+    to i.
+    """
+    n, size, width = band.shape
+    column = np.empty(width)
+    for p in range(n):
+        f = band[p]
+        for j in range(size):
+            pivot = np.sqrt(f[j, width - 1])
+            f[j, width - 1] = pivot
+            below = min(width - 1, size - 1 - j)
+            for k in range(1, below + 1):
+                column[k] = f[j + k, width - 1 - k] / pivot
+                f[j + k, width - 1 - k] = column[k]
+            for k in range(1, below + 1):
+                row, own, at = f[j + k], column[k], width - 1 - k
+                for m in range(1, k + 1):
+                    row[at + m] -= own * column[m]
+
+
+@compiled
+def solve_band(factor, sides):
+    """Solve in place for right sides (n, r, N), from the factors' bands (n, N, w)."""
+    n, size, width = factor.shape
+    for p in range(n):
+        for r in range(sides.shape[1]):
+            x = sides[p, r]
+            for i in range(size):
+                row, low = factor[p, i], max(0, width - 1 - i)
+                total, before = x[i], i - width + 1
+                for k in range(low, width - 1):
+                    total -= row[k] * x[before + k]
+                x[i] = total / row[width - 1]
+            for i in range(size - 1, -1, -1):
+                row, low = factor[p, i], max(0, width - 1 - i)
+                value, before = x[i] / row[width - 1], i - width + 1
+                x[i] = value
+                for k in range(low, width - 1):
+                    x[before + k] -= row[k] * value
