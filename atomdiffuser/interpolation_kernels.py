@@ -13,7 +13,7 @@ NEXT, SECOND, THIRD = np.uint64(1), np.uint64(2), np.uint64(3)
 
 @compiled
 def convolve_rows(first, last, images, taps, out):
-    """Correlation with `taps` (odd number) along y, of rows `first` to `last` of images (n, Y, X); edges are mirrored."""
+    """Correlation with `taps` (odd number) along y, of rows `first` to `last` of images (n, Y, X), mirrored at edges."""
     n, height, width = images.shape
     reach = len(taps) // 2
     for p in range(n):
@@ -171,8 +171,8 @@ def cubic(distance):
 
 @compiled
 def banded_product(images, band_y, band_x, out):
-    """What matrices along both axes make of images (n, Y, X): `band_y` (Y, 2r + 1) holds columns i − r to i + r of row i,
-    and `band_x` (2r + 1, X) the same the other way round.
+    """What matrices along both axes make of images (n, Y, X): `band_y` (Y, 2r + 1) holds columns i − r to i + r of
+    row i, and `band_x` (2r + 1, X) the same the other way round.
     """
     n, height, width = images.shape
     reach_y, reach_x = band_y.shape[1] // 2, band_x.shape[0] // 2

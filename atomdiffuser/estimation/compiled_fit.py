@@ -1,4 +1,4 @@
-"""What a joint fit solves, on a processor: by the loops of `fit_kernels`, several times as fast as tensor operations."""
+"""What a joint fit solves, by the loops of `fit_kernels`: on a processor several times as fast as tensor operations."""
 
 from __future__ import annotations
 
@@ -78,19 +78,20 @@ class CompiledFitProblem(FitProblem):
         inside = np.empty((n, *shape), np.float32) if bounded else NOTHING
         given = (
             places, y.position, x.position, y.node, y.share, x.node, x.share, array(fields), known["structure"],
-            known["base_variance"], np.float32(noise.per_count), np.float32(noise.readout), self.shape, float(self.margin_px), over_rim,
+            known["base_variance"], np.float32(noise.per_count), np.float32(noise.readout), self.shape,
+            float(self.margin_px), over_rim,
             array(torch.isfinite(self.moving.noise_share)) if moving_known else NOTHING, _optional(self.known),
             warped.numpy(), residual, contrast, precision, inside,
         )  # fmt: skip
-        totals: list[np.ndarray] = []
+        totals: dict[int, np.ndarray] = {}
 
         def look(first: int, last: int) -> None:
-            total = np.zeros(n)
-            fit_kernels.residuals(first, last, *given, total)
-            totals.append(total)
+            totals[first] = np.zeros(n)
+            fit_kernels.residuals(first, last, *given, totals[first])
 
         in_parts(look, shape[0], warped.numel())
-        mean = np.sum(totals, axis=0) / (shape[0] * shape[1])
+        total = np.sum([totals[first] for first in sorted(totals)], axis=0)  # in order: the same bits each time
+        mean = total / (shape[0] * shape[1])
         lowest, misfit = np.maximum(LEAST_VARIANCE * mean, noise.floor).astype(np.float32), _optional(self.misfit)
         weight = np.empty_like(precision) if bounded or misfit.size else precision
         weigh = lambda first, last: fit_kernels.weights(first, last, lowest, misfit, inside, precision, weight)

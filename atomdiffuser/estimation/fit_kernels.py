@@ -1,9 +1,9 @@
 """The loops in which the joint fit spends its time, over arrays; `compiled_fit` gives them what they need.
 
-Cells lie in rows, n pairs of (Y', X'). Decay fields are bilinear between G × G nodes: a cell's row has a lower node and a
-share of the way to the next one, and so has its column. Sums of images against products of hat functions, or of these
-and linear functions, are sums of polynomials of second order between two nodes: moments are collected between nodes, the
-sums put together from them.
+Cells lie in rows, n pairs of (Y', X'). Decay fields are bilinear between G × G nodes: a cell's row has a lower node and
+a share of the way to the next one, and so has its column. Sums of images against products of hat functions, or of these
+and linear functions, are sums of polynomials of second order between two nodes: moments are collected between nodes,
+the sums put together from them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def residuals(
     per_count, readout, frame, margin, rim, moving_known, reference_known, warped, residual, contrast, variance, inside,
     total,
 ):  # fmt: skip
-    """Rows `first` to `last` of what the fit is made of, from `warped` moving frames, and the summed variance of each pair.
+    """Rows `first` to `last` of what the fit is made of, from `warped` moving frames, and each pair's summed variance.
 
     `frame` is the moving frames' size; with `rim`, cells outside it less a margin do not count. `moving_known`
     (m, Y, X), `reference_known` (n, Y', X') and `inside` may be empty, where all is known, or inside.
@@ -137,8 +137,8 @@ def mask_unknown(known, y0, dy, x0, dx, columns, moving_known):
 
 @compiled
 def weights(first, last, lowest, misfit, inside, precision, weight):
-    """Rows of inverse variances, from variances in `precision` bounded from below by those of each pair, and of weights:
-    over `misfit`, and zero outside; both of these may be empty, and with both `weight` is not written.
+    """Rows of inverse variances, from variances in `precision` bounded from below by those of each pair, and of weights,
+    which count `misfit` and what is not `inside`. Either may be empty; with both empty `weight` is not written.
     """
     for p in range(precision.shape[0]):
         low, inverse, own = lowest[p], precision[p, first:last].reshape(-1), weight[p, first:last].reshape(-1)
@@ -218,8 +218,8 @@ def squares(m0, m1, m2):
 
 @compiled
 def by_node(nodes, m0, m1, m2, u0, du, v0, dv):
-    """Sums times the hat functions of an interval's four nodes and u, v, 1, from moments of the shares; u0 + du·share is
-    u.
+    """Sums times the hat functions of an interval's four nodes and u, v, 1, from moments of the shares, of which
+    u0 + du·share is u.
     """
     for b in range(2):  # the lower node along y, then the upper one: its sums over powers of x's share
         z0 = m1[0] if b else m0[0] - m1[0]

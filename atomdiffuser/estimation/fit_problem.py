@@ -297,4 +297,3 @@ class FitProblem:
     def _reference_variance(self) -> Tensor:
         """(n, Y', X') raw noise of the reference frame, which follows its structure."""
         return self.share * noise_of(self.reference.structure.sum(1), self.noise)
-

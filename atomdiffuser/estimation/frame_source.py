@@ -97,8 +97,8 @@ class FrameSource:
         return twin
 
     def shares(self) -> tuple[int, int]:
-        """How many batches may be worked on side by side, and how many pairs are in one: where frames are small, as many
-        as torch may use threads.
+        """How many batches may be worked on side by side, and how many pairs are in one: as many batches as torch may
+        use threads, where frames are small.
         """
         pixels = self.shape[0] * self.shape[1]
         together = int(min(CPU_TOGETHER_PX, room() / BYTES_PER_PX) // pixels) if self.device.type == "cpu" else 1

@@ -89,7 +89,7 @@ def _settle(
     part, latest = problem, None
     for k in range(max_iterations):
         images = part.images(affine[active], fields[active])
-        if k in NORMAL_MATRIX_AT and not (k > 0 and trial and start_fields is not None):
+        if k in NORMAL_MATRIX_AT:
             if k > 0 and not trial:
                 problem.learn_misfit(active, images)
                 part = problem.at(active)
@@ -163,4 +163,3 @@ class _Stride:
         self.factor[active] = torch.where(agreement < -0.3, 0.5 * factor.clamp_max(1.0), factor)
         self._last[active] = step
         return self.factor[active]
-

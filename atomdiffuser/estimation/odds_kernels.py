@@ -14,9 +14,9 @@ def compare(residual, seen, rows_own, columns_own, rows_first, columns_first, mu
     """Sums (n, k, 5) over cells of residuals (n, k, Y', X') against the first of each pair: cells that count for each
     and for the first, squares of each and of the first, and (each − first)ᵀ V (each − first).
 
-    With `mutual`, cells count that both see; else those that each sees, where its rows (n, k, Y') and columns (n, k, X')
-    count too. V is the product of the bands of both axes: `band_y` (Y', 2r + 1) holds columns i − r to i + r of row i,
-    and `band_x` (2r + 1, X') the same the other way round.
+    With `mutual`, cells count that both see; else those that each sees, where its rows (n, k, Y') and columns
+    (n, k, X') count too. V is the product of the bands of both axes: `band_y` (Y', 2r + 1) holds columns i − r to i + r
+    of row i, and `band_x` (2r + 1, X') the same the other way round.
     """
     n, k, height, width = residual.shape
     difference = np.empty((height, width), F)

@@ -8,7 +8,7 @@ import torch
 from measured_pairs import SHAPE, error_px, pairs, rms, source
 
 from atomdiffuser import geometry as g
-from atomdiffuser.estimation import joint_fit
+from atomdiffuser.estimation import fit_problem
 from atomdiffuser.estimation.register import FitOptions, register_from
 
 
@@ -77,7 +77,7 @@ def test_decay_that_varies_over_the_frame_does_not_bend_the_drift(pattern, monke
     z = rms(error_px(found.moving_from_reference, true) / found.displacement_sigma_px.numpy())
     assert 0.7 < z < 1.4
     monkeypatch.setattr(fit_problem, "FIELD_PRIOR_SIGMA", 1e-6)
-    monkeypatch.setattr(joint_fit, "MISFIT_BY_CHANCE", np.inf)
+    monkeypatch.setattr(fit_problem, "MISFIT_BY_CHANCE", np.inf)
     stiff = register_from(reference, moving, true, options)
     z_stiff = rms(error_px(stiff.moving_from_reference, true) / stiff.displacement_sigma_px.numpy())
     assert z_stiff > 1.6 and z_stiff > 1.6 * z

@@ -1,0 +1,147 @@
+"""The joint fit by compiled loops against the same by tensor operations."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from measured_pairs import SHAPE, error_px, pairs, source
+from tensor_operations import both_ways
+
+from atomdiffuser import geometry as g
+from atomdiffuser.estimation.alternatives import log_odds
+from atomdiffuser.estimation.api import estimate_pairs
+from atomdiffuser.estimation.compiled_fit import CompiledFitProblem
+from atomdiffuser.estimation.fit_problem import FitProblem
+from atomdiffuser.estimation.normal_matrix import NormalMatrix
+from atomdiffuser.estimation.register import FitOptions
+
+PAIRS = 5
+IMAGES = ("warped", "residual", "contrast", "precision", "weight")
+
+
+def relative(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).abs().max() / b.abs().max())
+
+
+def dense(band: torch.Tensor) -> torch.Tensor:
+    """Symmetric matrices (n, N, N) from lower bands (n, N, w)."""
+    n, size, width = band.shape
+    whole = torch.zeros(n, size, size, dtype=band.dtype)
+    for row in range(size):
+        for k in range(width):
+            if (column := row - width + 1 + k) >= 0:
+                whole[:, row, column] = whole[:, column, row] = band[:, row, k]
+    return whole
+
+
+@pytest.fixture(params=["all in view", "over the rim", "lines missing", "a mean of frames", "thinned", "misfit"])
+def problems(request) -> tuple[FitProblem, FitProblem, torch.Tensor, torch.Tensor]:
+    """The same fit both ways, with affines and fields to look at."""
+    batch = pairs(PAIRS)
+    src = source(np.stack([batch.reference.numpy(), batch.moving.numpy()], 1).reshape(-1, *SHAPE))
+    moving, options = src.prepared(range(1, 2 * PAIRS, 2)), FitOptions(src.noise, src.scales)
+    reference, shift, unknown = src.prepared(range(0, 2 * PAIRS, 2)), 0.0, torch.ones(PAIRS, *SHAPE)
+    if request.param == "over the rim":
+        shift = 30.0
+    if request.param == "lines missing":
+        unknown[:, 20:24], unknown[2, :, 50] = torch.inf, torch.inf
+        moving = replace(moving, noise_share=unknown)
+    if request.param == "a mean of frames":
+        unknown *= 0.1 + 0.05 * torch.rand(SHAPE, generator=torch.Generator().manual_seed(1))
+        unknown[:, :, 100:] = torch.inf
+        reference = replace(reference, noise_share=unknown)
+    cells = options.cells(reference)
+    if request.param == "thinned":
+        cells = cells.thinned()
+    both = tuple(kind(cells, moving, options.model) for kind in (CompiledFitProblem, FitProblem))
+    draw = torch.Generator().manual_seed(2)
+    turned = g.identity(PAIRS) + torch.nn.functional.pad(
+        0.01 * torch.randn(PAIRS, 2, 2, generator=draw, dtype=torch.float64), (0, 1, 0, 1)
+    )
+    affine = g.translation(torch.tensor([[0.4, shift - 1.3]] * PAIRS, dtype=torch.float64)) @ turned
+    fields = 0.3 + torch.rand(PAIRS, 2, 8, 8, generator=draw, dtype=torch.float64)
+    if request.param == "misfit":
+        for problem in both:
+            problem.learn_misfit(torch.arange(PAIRS), problem.images(affine, fields))
+            assert float(problem.misfit.max()) > 1.5
+    return *both, affine, fields
+
+
+def test_images_sums_and_steps_are_the_same(problems) -> None:
+    by_loops, by_tensors, affine, fields = problems
+    ours, theirs = (problem.images(affine, fields) for problem in (by_loops, by_tensors))
+    assert (ours.inside is None) == (theirs.inside is None)
+    if theirs.inside is not None:
+        assert 0 < theirs.inside.mean() < 1 and float((ours.inside != theirs.inside).float().mean()) < 1e-4
+    counts = theirs.weight > 0
+    for name in IMAGES:
+        assert relative(counts * getattr(ours, name), counts * getattr(theirs, name)) < 1e-4, name
+
+    (matrix, of_noise), (expected, their_noise) = (p.normal_sums(theirs) for p in (by_loops, by_tensors))
+    for found, known in (
+        (matrix.motion, expected.motion), (matrix.cross, expected.cross), (dense(matrix.field), expected.field),
+        (of_noise, their_noise),
+    ):  # fmt: skip
+        assert relative(found, known) < 3e-6
+    for found, known in zip(by_loops.right_sums(theirs), by_tensors.right_sums(theirs), strict=True):
+        assert relative(found, known) < 3e-5
+
+    solved, known = (
+        problem.solve(theirs, problem.normal_matrix(theirs, 0.6), fields) for problem in (by_loops, by_tensors)
+    )
+    assert relative(solved[0], known[0]) < 3e-5 and relative(solved[1], known[1]) < 3e-4
+
+
+def test_some_of_the_pairs_are_fitted_as_with_all(problems) -> None:
+    by_loops, _, affine, fields = problems
+    index = torch.tensor([3, 1])
+    by_loops.normal_matrix(by_loops.images(affine, fields), 0.6)
+    part = by_loops.at(index)
+    ours = part.images(affine[index], fields[index])
+    theirs = by_loops.images(affine, fields)
+    assert torch.equal(ours.weight, theirs.weight[index]) and torch.equal(ours.residual, theirs.residual[index])
+    assert torch.equal(part.normal_sums(ours)[0].field, by_loops.normal_sums(theirs)[0].field[index])
+
+
+def test_a_band_is_divided_by_like_the_whole_matrix(problems) -> None:
+    by_loops, _, affine, fields = problems
+    banded, _ = by_loops.normal_sums(by_loops.images(affine, fields))
+    whole = NormalMatrix(banded.motion, banded.cross, dense(banded.field))
+    sides = torch.randn(PAIRS, 7, 128, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    assert torch.allclose(banded.divided(sides), whole.divided(sides), rtol=1e-9)
+    assert torch.allclose(banded.information, whole.information, rtol=1e-9)
+    both = [m.select(torch.tensor([1, 3])).solve(sides[:2, 0, :6], sides[:2, 1]) for m in (banded, whole)]
+    for ours, theirs in zip(*both, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-7)
+
+
+@pytest.mark.parametrize("share", ["few", "all"])
+def test_odds_of_candidates_are_the_same(share: str) -> None:
+    """Fits that see unequal parts, a lattice vector apart."""
+    src = source(pairs(2).reference.numpy())
+    cells = FitOptions(src.noise, src.scales).cells(src.prepared([0]))
+    cells = cells.thinned() if share == "few" else cells
+    draw = torch.Generator().manual_seed(4)
+    residual, weight = torch.randn(2, 3, *cells.base.shape[1:], generator=draw), cells.base.new_full((2, 3, 1, 1), 0.1)
+    weight = weight * (torch.rand(residual.shape, generator=draw) > 0.2)
+    weight[:, 1, :6] = 0
+    residual[:, 2] *= 1.3
+    drift = torch.tensor([[[0.0, 0.0], [20.0, -3.0], [5.0, 40.0]]] * 2, dtype=torch.float64)
+    ours, theirs = both_ways(lambda: log_odds(residual, weight, drift, cells.grid, src.scales, among=6))
+    assert (
+        torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3) and (theirs[:, 2] < -1).all() and (theirs[:, 0] == 0).all()
+    )
+
+
+def test_whole_estimates_are_the_same() -> None:
+    batch = pairs(6, patterns=("holes",), loss=(0.4, 0.6), edges=0.5)
+    estimate = lambda: estimate_pairs(batch.reference.numpy(), batch.moving.numpy(), predict=False, maps=False)
+    ours, theirs = both_ways(estimate)
+    assert theirs.valid.all() and ours.reason == theirs.reason
+    assert error_px(ours.moving_from_reference, torch.as_tensor(theirs.moving_from_reference)).max() < 1e-3
+    assert np.allclose(ours.displacement_sigma_px, theirs.displacement_sigma_px, rtol=1e-3)
+    assert np.allclose(ours.affine_covariance, theirs.affine_covariance, rtol=1e-2, atol=1e-12)
+    assert np.allclose(ours.hop_probability, theirs.hop_probability, atol=1e-4)
