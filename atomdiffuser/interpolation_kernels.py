@@ -13,7 +13,7 @@ NEXT, SECOND, THIRD = np.uint64(1), np.uint64(2), np.uint64(3)
 
 @compiled
 def convolve_rows(first, last, images, taps, out):
-    """Correlation with `taps` (odd number) along y, of rows `first` to `last` of images (n, Y, X), mirrored at edges."""
+    """Correlation with `taps` (odd number) along y, of rows `first` to `last` of images (n, Y, X) mirrored at edges."""
     n, height, width = images.shape
     reach = len(taps) // 2
     for p in range(n):

@@ -137,7 +137,7 @@ def mask_unknown(known, y0, dy, x0, dx, columns, moving_known):
 
 @compiled
 def weights(first, last, lowest, misfit, inside, precision, weight):
-    """Rows of inverse variances, from variances in `precision` bounded from below by those of each pair, and of weights,
+    """Rows of inverse variances, from variances in `precision` that are bounded from below pair by pair, and of weights,
     which count `misfit` and what is not `inside`. Either may be empty; with both empty `weight` is not written.
     """
     for p in range(precision.shape[0]):
