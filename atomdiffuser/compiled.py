@@ -15,7 +15,11 @@ from torch import Tensor
 
 SWITCH = "ATOMDIFFUSER_COMPILED"
 """Environment variable: 0 keeps to tensor operations."""
-REORDER = {"contract", "reassoc", "nsz", "arcp"}  # what may be done to sums; not-a-number stays what it is
+OPTIONS: dict[str, Any] = {
+    "nogil": True,
+    "error_model": "numpy",
+    "fastmath": {"contract", "reassoc", "nsz", "arcp"},  # sums in any order; not-a-number stays what it is
+}
 WORTH_SPLITTING = 2**18  # positions, below which handing out work takes longer than doing it
 
 
@@ -26,20 +30,36 @@ def compiled_here(device: torch.device) -> bool:
 
 @lru_cache(maxsize=1)
 def _available() -> bool:
-    return os.environ.get(SWITCH, "1") != "0" and importlib.util.find_spec("numba") is not None
+    """Not where what was compiled cannot be kept: each process would take longer to compile than it saves."""
+    if os.environ.get(SWITCH, "1") == "0" or importlib.util.find_spec("numba") is None:
+        return False
+    try:
+        compiled(_nothing)
+    except (ImportError, RuntimeError):  # a Numba that does not fit to this NumPy; nowhere to keep anything
+        return False
+    return True
+
+
+def _nothing() -> None:
+    """What a place to keep it is looked for."""
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """Decorator: compiled when first called, and kept beside the source or in the user's cache; other threads run
-    meanwhile.
+    """Decorator: compiled when first called, which takes seconds, and kept beside the source or in the user's cache.
+
+    Other threads run meanwhile. What it calls is made by `inner`, of the same module: a change elsewhere would not be
+    noticed.
     """
     import numba
 
-    options: dict[str, Any] = {"nogil": True, "fastmath": REORDER, "error_model": "numpy"}
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # nowhere to keep it
-        return numba.njit(**options)(function)
+    return numba.njit(cache=True, **OPTIONS)(function)
+
+
+def inner(function: Callable[..., Any]) -> Any:
+    """Decorator of what compiled functions call: compiled as a part of these."""
+    import numba
+
+    return numba.njit(**OPTIONS)(function)
 
 
 def array(tensor: Tensor, dtype: torch.dtype = torch.float32) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from atomdiffuser.compiled import compiled
+from atomdiffuser.compiled import compiled, inner
 
 F = np.float32
 ONE, HALF, SIXTH, TWO_THIRDS = F(1), F(0.5), F(1 / 6), F(2 / 3)
@@ -19,7 +19,8 @@ def convolve_rows(first, last, images, taps, out):
     for p in range(n):
         for i in range(first, last):
             line = out[p, i]
-            line[:] = F(0)
+            for j in range(width):
+                line[j] = F(0)
             for k in range(0, len(taps) - 3, 4):
                 a, b = images[p, mirrored(i + k - reach, height)], images[p, mirrored(i + k + 1 - reach, height)]
                 c, d = images[p, mirrored(i + k + 2 - reach, height)], images[p, mirrored(i + k + 3 - reach, height)]
@@ -41,11 +42,12 @@ def convolve_columns(first, last, images, taps, out):
     for p in range(n):
         for i in range(first, last):
             source, line = images[p, i], out[p, i]
-            padded[reach : reach + width] = source
+            for j in range(width):
+                padded[reach + j] = source[j]
+                line[j] = F(0)
             for j in range(reach):
                 padded[j] = source[mirrored(j - reach, width)]
                 padded[reach + width + j] = source[mirrored(width + j, width)]
-            line[:] = F(0)
             for k in range(0, len(taps) - 3, 4):
                 here = padded[k : k + width + 3]
                 t0, t1, t2, t3 = taps[k], taps[k + 1], taps[k + 2], taps[k + 3]
@@ -57,7 +59,7 @@ def convolve_columns(first, last, images, taps, out):
                     line[j] += t0 * here[j]
 
 
-@compiled
+@inner
 def mirrored(index, size):
     """A place beyond the edges, folded back at the outer edges of the outermost pixels."""
     while index < 0 or index >= size:
@@ -108,7 +110,7 @@ def sample_grid(first, last, coefficients, affine, rows, columns, values):
                 line[j] = spline_near_edge(image, F(y0 + a[0, 1] * columns[j]), F(x0 + a[1, 1] * columns[j]))
 
 
-@compiled
+@inner
 def well_inside(start, step, columns, size):
     """First and one past the last of `columns` for which start + step·column has four of `size` pixels around it."""
     first, last = 0, len(columns)
@@ -119,7 +121,7 @@ def well_inside(start, step, columns, size):
     return first, last
 
 
-@compiled
+@inner
 def spline_inside(flat, width, y, x):
     """Cubic B-spline at one place that has four pixels around it along either axis."""
     iy, ix = np.int32(y), np.int32(x)
@@ -143,7 +145,7 @@ def spline_inside(flat, width, y, x):
     )
 
 
-@compiled
+@inner
 def spline_near_edge(image, y, x):
     """The same anywhere: coefficients outside the image count as zero, a place that is no number gives none."""
     height, width = image.shape
@@ -159,7 +161,7 @@ def spline_near_edge(image, y, x):
     return total
 
 
-@compiled
+@inner
 def cubic(distance):
     """The cubic B-spline."""
     away = abs(distance)
@@ -180,12 +182,12 @@ def banded_product(images, band_y, band_x, out):
     for p in range(n):
         for i in range(height):
             inner, line = across[reach_x : reach_x + width], out[p, i]
-            inner[:] = F(0)
+            for j in range(width):
+                inner[j] = line[j] = F(0)
             for m in range(max(0, reach_y - i), min(2 * reach_y + 1, height + reach_y - i)):
                 share, row = band_y[i, m], images[p, i + m - reach_y]
                 for j in range(width):
                     inner[j] += share * row[j]
-            line[:] = F(0)
             for m in range(2 * reach_x + 1):
                 shares, shifted = band_x[m], across[m : m + width]
                 for j in range(width):

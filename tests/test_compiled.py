@@ -107,18 +107,18 @@ def test_what_goes_wrong_in_a_part_is_told_once_all_have_ended(four_threads) -> 
     assert ended == [25]
 
 
-def test_loops_are_compiled_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [RuntimeError("no locator available"), ImportError("needs NumPy 2.4 or less")])
+def test_tensor_operations_serve_where_numba_cannot(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing can be kept, or Numba refuses: seconds of compiling in each process are worth nothing."""
     import numba
 
-    njit = numba.njit
+    def refuse(*arguments, **options):
+        raise error
 
-    def nowhere(*arguments, **options):
-        if options.get("cache"):
-            raise RuntimeError("cannot cache function: no locator available for file")
-        return njit(*arguments, **options)
-
-    monkeypatch.setattr(numba, "njit", nowhere)
-    assert compiled.compiled(lambda a: a + 1)(2) == 3
+    monkeypatch.setattr(numba, "njit", refuse)
+    assert not compiled._available.__wrapped__()
+    monkeypatch.undo()
+    assert compiled._available.__wrapped__()
 
 
 @pytest.mark.parametrize(("value", "expected"), [("0", "False"), ("1", "True")])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from atomdiffuser.compiled import compiled
+from atomdiffuser.compiled import compiled, inner
 
 F = np.float32
 ONE, HALF = F(1), F(0.5)
@@ -18,7 +18,7 @@ BLOCK = 2**13  # cells that are looked at between two passes over them, so that 
 MOTION, CROSS, FIELD = 4, 4, 3  # images: of the motion, and of the noise in it; motion and fields; fields
 
 
-@compiled
+@inner
 def linear_at(image, y, x):
     """Bilinear value, zero outside."""
     height, width = image.shape
@@ -60,15 +60,15 @@ def residuals(
                 blend(lines[0, g], lines[0, g + 1], t, mean[i - start])
                 blend(lines[1, g], lines[1, g + 1], t, contrast[p, i])
                 if inside.size:
-                    inside[p, i] = ONE
+                    line = inside[p, i]
+                    for j in range(width):
+                        line[j] = reference_known[p, i, j] if reference_known.size else ONE
                     y0, x0 = a[0, 0] * rows[i] + a[0, 2], a[1, 0] * rows[i] + a[1, 2]
                     if rim:
-                        mask_outside(inside[p, i], y0, a[0, 1], x0, a[1, 1], columns, frame, margin)
+                        mask_outside(line, y0, a[0, 1], x0, a[1, 1], columns, frame, margin)
                     if moving_known.size:
                         known = moving_known[p * len(moving_known) // n]
-                        mask_unknown(inside[p, i], y0, a[0, 1], x0, a[1, 1], columns, known)
-                    if reference_known.size:
-                        inside[p, i] *= reference_known[p, i]
+                        mask_unknown(line, y0, a[0, 1], x0, a[1, 1], columns, known)
             model(
                 mean[: end - start].reshape(-1), contrast[p, start:end].reshape(-1),
                 structure[p, 0, start:end].reshape(-1), structure[p, 1, start:end].reshape(-1),
@@ -78,10 +78,10 @@ def residuals(
             if inside.size:
                 total[p] += sum_of_product(inside[p, start:end].reshape(-1), variance[p, start:end].reshape(-1))
             else:
-                total[p] += variance[p, start:end].sum()
+                total[p] += sum_of(variance[p, start:end].reshape(-1))
 
 
-@compiled
+@inner
 def spread_nodes(nodes, column_node, column_share, line):
     """Linear between the nodes of a row."""
     for j in range(len(line)):
@@ -89,14 +89,14 @@ def spread_nodes(nodes, column_node, column_share, line):
         line[j] = nodes[k] + column_share[j] * (nodes[k + np.uint32(1)] - nodes[k])
 
 
-@compiled
+@inner
 def blend(lower, upper, share, line):
     """`share` of the way from one row to the other."""
     for j in range(len(line)):
         line[j] = lower[j] + share * (upper[j] - lower[j])
 
 
-@compiled
+@inner
 def model(mean, contrast, base, lattice, base_variance, per_count, readout, warped, residual, variance):
     """Residuals and variances; `mean` becomes intensity·base."""
     for j in range(len(mean)):
@@ -107,7 +107,16 @@ def model(mean, contrast, base, lattice, base_variance, per_count, readout, warp
         variance[j] = mean[j] * per_count + readout + contrast[j] * contrast[j] * base_variance[j]
 
 
-@compiled
+@inner
+def sum_of(line):
+    """Σ line."""
+    total = 0.0
+    for j in range(len(line)):
+        total += line[j]
+    return total
+
+
+@inner
 def sum_of_product(one, other):
     """Σ one·other."""
     total = 0.0
@@ -116,7 +125,7 @@ def sum_of_product(one, other):
     return total
 
 
-@compiled
+@inner
 def mask_outside(known, y0, dy, x0, dx, columns, frame, margin):
     """Zero where a row's cells lie outside the moving frame less its margin."""
     bottom, right = F(frame[0] - 1 - margin), F(frame[1] - 1 - margin)
@@ -127,7 +136,7 @@ def mask_outside(known, y0, dy, x0, dx, columns, frame, margin):
             known[j] = F(0)
 
 
-@compiled
+@inner
 def mask_unknown(known, y0, dy, x0, dx, columns, moving_known):
     """Zero where a row's cells look at what is not known of the moving frame."""
     for j in range(len(known)):
@@ -137,8 +146,8 @@ def mask_unknown(known, y0, dy, x0, dx, columns, moving_known):
 
 @compiled
 def weights(first, last, lowest, misfit, inside, precision, weight):
-    """Rows of inverse variances, from variances in `precision` that are bounded from below pair by pair, and of weights,
-    which count `misfit` and what is not `inside`. Either may be empty; with both empty `weight` is not written.
+    """Rows of inverse variances, from variances in `precision`, which are bounded from below pair by pair, and of
+    weights, which count `misfit` and what is not `inside`; either may be empty, and with both `weight` is not written.
     """
     for p in range(precision.shape[0]):
         low, inverse, own = lowest[p], precision[p, first:last].reshape(-1), weight[p, first:last].reshape(-1)
@@ -154,7 +163,7 @@ def weights(first, last, lowest, misfit, inside, precision, weight):
                 own[j] = whole[j] * known[j]
 
 
-@compiled
+@inner
 def add_moments(line, share, powers):
     """Add `line` (c, X') times 1, share, share² to `powers` (3, c, X')."""
     values, square = line.reshape(-1), share * share
@@ -199,7 +208,7 @@ def put_together(moments, low_y, step_y, low_x, step_x, cross, band):
                                 add_products(band[p], first, second, c - CROSS, value)
 
 
-@compiled
+@inner
 def by_pair(pairs, m0, m1, m2):
     """Sums times products of two hat functions along either axis, from moments of the shares."""
     z0, z1, z2 = squares(m0[0], m0[1], m0[2])
@@ -210,13 +219,13 @@ def by_pair(pairs, m0, m1, m2):
     pairs[2, 0], pairs[2, 1], pairs[2, 2] = s0, s1, s2
 
 
-@compiled
+@inner
 def squares(m0, m1, m2):
     """Sums times (1 − t)², (1 − t)·t, t², from those times 1, t, t²."""
     return m0 - 2 * m1 + m2, m1 - m2, m2
 
 
-@compiled
+@inner
 def by_node(nodes, m0, m1, m2, u0, du, v0, dv):
     """Sums times the hat functions of an interval's four nodes and u, v, 1, from moments of the shares, of which
     u0 + du·share is u.
@@ -233,7 +242,7 @@ def by_node(nodes, m0, m1, m2, u0, du, v0, dv):
         nodes[low, 2], nodes[up, 2] = z0 - z1, z1
 
 
-@compiled
+@inner
 def add_products(band, one, other, kind, value):
     """Products of fields at two nodes, whose means are numbers `one` and `other`, in the lower band: row i holds
     columns i − w + 1 to i.
@@ -284,7 +293,7 @@ def normal_sums(
                 add_moments(line[MOTION:], row_share[i], powers[p, g])
 
 
-@compiled
+@inner
 def motion_products(line, weight, contrast, slope_y, slope_x, clean_y, clean_x):
     """Rows 0 to 2 of `line`: what the motion's sums are made of; row 3: weight·contrast²."""
     yy, yx, xx, twice = line[0], line[1], line[2], line[3]
@@ -298,7 +307,7 @@ def motion_products(line, weight, contrast, slope_y, slope_x, clean_y, clean_x):
         yx[j] = twice[j] * (slope_y[j] * clean_x[j] + slope_x[j] * clean_y[j]) * HALF
 
 
-@compiled
+@inner
 def cross_products(mean, fine, weight, contrast, slope, base, lattice):
     """Two rows of what the sums of motion and fields are made of."""
     for j in range(len(weight)):
@@ -307,7 +316,7 @@ def cross_products(mean, fine, weight, contrast, slope, base, lattice):
         fine[j] = weight[j] * contrast[j] * slope[j] * lattice[j]
 
 
-@compiled
+@inner
 def field_products(mean, mixed, fine, weight, base, lattice):
     """Three rows of what the fields' sums are made of."""
     for j in range(len(weight)):
@@ -351,14 +360,14 @@ def right_side(
             motion[p, 3 * c], motion[p, 3 * c + 1], motion[p, 3 * c + 2] = by_u, by_v, plain
 
 
-@compiled
+@inner
 def times(one, other, product):
     """Product of two lines."""
     for j in range(len(one)):
         product[j] = one[j] * other[j]
 
 
-@compiled
+@inner
 def add_line(line, share, plain, scaled):
     """Add a line times 1 and a share."""
     for j in range(len(line)):
@@ -367,7 +376,7 @@ def add_line(line, share, plain, scaled):
         scaled[j] += share * line[j]
 
 
-@compiled
+@inner
 def add_nodes(powers, g, column_start, column_share, field):
     """Add sums of rows (1 or share, mean or lattice, X') between two nodes to those of `field` (2G²)."""
     count = len(column_start)

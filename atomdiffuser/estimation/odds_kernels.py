@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from atomdiffuser.compiled import compiled
+from atomdiffuser.compiled import compiled, inner
 
 F = np.float32
 
@@ -27,14 +27,12 @@ def compare(residual, seen, rows_own, columns_own, rows_first, columns_first, mu
         for c in range(1, k):
             own_cells, first_cells, own_square, first_square, form = 0.0, 0.0, 0.0, 0.0, 0.0
             for i in range(height):
-                own_row[:] = seen[p, c, i]
-                first_row[:] = seen[p, 0, i]
                 if mutual:
-                    own_row *= first_row
-                    first_row[:] = own_row
+                    for j in range(width):
+                        own_row[j] = first_row[j] = seen[p, c, i, j] * seen[p, 0, i, j]
                 else:
-                    scale(own_row, rows_own[p, c, i], columns_own[p, c])
-                    scale(first_row, rows_first[p, c, i], columns_first[p, c])
+                    masked(seen[p, c, i], rows_own[p, c, i], columns_own[p, c], own_row)
+                    masked(seen[p, 0, i], rows_first[p, c, i], columns_first[p, c], first_row)
                 here, there, left_over = residual[p, c, i], residual[p, 0, i], difference[i]
                 for j in range(width):
                     left_over[j] = own_row[j] * here[j] - first_row[j] * there[j]
@@ -44,12 +42,12 @@ def compare(residual, seen, rows_own, columns_own, rows_first, columns_first, mu
                 first_square += weighted_square(first_row, there)
             for i in range(height):
                 inner = across[reach_x : reach_x + width]
-                inner[:] = F(0)
+                for j in range(width):
+                    inner[j] = product[j] = F(0)
                 for m in range(max(0, reach_y - i), min(2 * reach_y + 1, height + reach_y - i)):
                     share, line = band_y[i, m], difference[i + m - reach_y]
                     for j in range(width):
                         inner[j] += share * line[j]
-                product[:] = F(0)
                 for m in range(2 * reach_x + 1):
                     shares, line = band_x[m], across[m : m + width]
                     for j in range(width):
@@ -59,14 +57,14 @@ def compare(residual, seen, rows_own, columns_own, rows_first, columns_first, mu
             sums[p, c, 3], sums[p, c, 4] = first_square, form
 
 
-@compiled
-def scale(line, row, columns):
-    """Multiply a line by the mask of its row and by those of its columns."""
+@inner
+def masked(line, row, columns, out):
+    """A line times the mask of its row and those of its columns."""
     for j in range(len(line)):
-        line[j] *= row * columns[j]
+        out[j] = line[j] * row * columns[j]
 
 
-@compiled
+@inner
 def total(line):
     """Σ line."""
     found = F(0)
@@ -75,7 +73,7 @@ def total(line):
     return found
 
 
-@compiled
+@inner
 def weighted_square(weight, line):
     """Σ weight·line²."""
     found = F(0)
@@ -84,7 +82,7 @@ def weighted_square(weight, line):
     return found
 
 
-@compiled
+@inner
 def dot(one, other):
     """Σ one·other."""
     found = F(0)

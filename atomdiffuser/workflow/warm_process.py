@@ -30,13 +30,17 @@ from atomdiffuser.workflow import warm_job
 
 IMPORTS: dict[str, tuple[str, ...]] = {
     "convert": ("atomdiffuser.io._digital_micrograph", "rsciio.digitalmicrograph", "dateutil.parser"),
-    "register": ("pyarrow.parquet",),
-    "decay": ("pyarrow.parquet",),
-    "damage": ("pyarrow.parquet",),
-    "align": ("pyarrow.parquet",),
+    "register": ("pyarrow.parquet"),
+    "decay": ("pyarrow.parquet"),
+    "damage": ("pyarrow.parquet"),
+    "align": ("pyarrow.parquet"),
     "report": ("pyarrow.parquet", "matplotlib.backends.backend_svg", "atomdiffuser.report.render"),
 }
 """What the jobs of a stage import beyond the module of the stage."""
+COMPUTING = ("register", "decay", "damage", "align")
+LOOPS = tuple(f"atomdiffuser.{name}" for name in (
+    "interpolation_kernels", "estimation.compiled_fit", "estimation.odds_kernels",
+))  # fmt: skip
 
 REQUEST_WITHIN_S = 10.0
 NO_THREAD_OF_PYARROW = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}  # that of the allocator it brings
@@ -224,8 +228,21 @@ def _import(stage: str) -> None:
     for name in ("atomdiffuser.cli", "jsonschema", "atomdiffuser.workflow.record", *IMPORTS[stage]):
         importlib.import_module(name)
     importlib.import_module(f"atomdiffuser.stages.{stage}")
+    if stage in COMPUTING:
+        _import_loops()
     gc.collect()
     gc.freeze()  # children would copy the memory that a collection touches
+
+
+def _import_loops() -> None:
+    """What is compiled for a processor, where it can be."""
+    import torch
+
+    from atomdiffuser.compiled import compiled_here
+
+    if compiled_here(torch.device("cpu")):
+        for name in LOOPS:
+            importlib.import_module(name)
 
 
 def _end_with_parent(parent: int) -> None:
