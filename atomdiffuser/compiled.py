@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
-from functools import lru_cache
+from functools import lru_cache, wraps
 from typing import Any
 
 import numpy as np
@@ -34,8 +35,15 @@ def _available() -> bool:
     if os.environ.get(SWITCH, "1") == "0" or importlib.util.find_spec("numba") is None:
         return False
     try:
-        compiled(_nothing)
-    except (ImportError, RuntimeError):  # a Numba that does not fit to this NumPy; nowhere to keep anything
+        _kept(_nothing)()
+    except (
+        ImportError,
+        RuntimeError,
+        OSError,
+        SystemError,
+        EOFError,
+        pickle.UnpicklingError,
+    ):  # a Numba that does not fit; nowhere to keep anything
         return False
     return True
 
@@ -44,12 +52,27 @@ def _nothing() -> None:
     """What a place to keep it is looked for."""
 
 
-def compiled(function: Callable[..., Any]) -> Any:
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Decorator: compiled when first called, which takes seconds, and kept beside the source or in the user's cache.
 
     Other threads run meanwhile. What it calls is made by `inner`, of the same module: a change elsewhere would not be
-    noticed.
+    noticed. Where the disk has become full, or what was kept is broken, it is compiled for this process alone.
     """
+    ready = _kept(function)
+
+    @wraps(function)
+    def call(*arguments: Any) -> Any:
+        nonlocal ready
+        try:
+            return ready(*arguments)
+        except (OSError, EOFError, pickle.UnpicklingError):
+            ready = inner(function)
+            return ready(*arguments)
+
+    return call
+
+
+def _kept(function: Callable[..., Any]) -> Any:
     import numba
 
     return numba.njit(cache=True, **OPTIONS)(function)

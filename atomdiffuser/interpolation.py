@@ -173,6 +173,8 @@ def sample_spline(coefficients: Tensor, y: Tensor, x: Tensor) -> Tensor:
     -------
     (n, Y', X') values; coefficients outside the frame count as zero, so keep two pixels away from the edge.
     """
+    if y.shape != x.shape:
+        raise ValueError(f"y has shape {tuple(y.shape)} and x {tuple(x.shape)}, expected the same")
     if not _compiled(coefficients, y, x):
         return _in_strips(_spline_values, coefficients, y, x)
     from atomdiffuser.interpolation_kernels import sample_points
@@ -200,21 +202,23 @@ def sample_spline_grid(coefficients: Tensor, b_from_a: Tensor, rows: Tensor, col
     -------
     (n, Y', X') values, as from `sample_spline`.
     """
+    if len(b_from_a) % len(coefficients):
+        raise ValueError(f"{len(b_from_a)} affines do not belong to {len(coefficients)} images in equal shares")
     if not _compiled(coefficients, b_from_a):
         y, x = affine_coordinates_at(b_from_a, rows, columns)
         together = lambda t: t.reshape(len(coefficients), -1, t.shape[-1])
         return sample_spline(coefficients, together(y), together(x)).reshape(y.shape)
     from atomdiffuser.interpolation_kernels import sample_grid
 
-    values = torch.empty(len(b_from_a), len(rows), len(columns))
+    values = torch.empty(len(b_from_a), len(rows), len(columns), dtype=torch.float32)
     given = (array(coefficients), *(array(t, torch.float64) for t in (b_from_a, rows, columns)), values.numpy())
     in_parts(lambda first, last: sample_grid(first, last, *given), len(rows), values.numel())
     return values
 
 
 def _compiled(images: Tensor, *places: Tensor) -> bool:
-    """Whether compiled loops do for these: on a processor, in single precision, with no gradients asked for."""
-    if images.dtype != torch.float32 or not compiled_here(images.device):
+    """Whether compiled loops do for these: (n, Y, X) in single precision on a processor, no gradients asked for."""
+    if images.dim() != 3 or images.dtype != torch.float32 or not compiled_here(images.device):
         return False
     return not (torch.is_grad_enabled() and any(t.requires_grad for t in (images, *places)))
 

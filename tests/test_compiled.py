@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 import threading
@@ -119,6 +120,28 @@ def test_tensor_operations_serve_where_numba_cannot(error: Exception, monkeypatc
     assert not compiled._available.__wrapped__()
     monkeypatch.undo()
     assert compiled._available.__wrapped__()
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), pickle.UnpicklingError("truncated")])
+def test_what_cannot_be_kept_or_read_any_more_is_compiled_for_the_process(error, monkeypatch) -> None:
+    def fails(function):
+        def kept(*arguments):
+            raise error
+
+        return kept
+
+    monkeypatch.setattr(compiled, "_kept", fails)
+    add_one = compiled.compiled(lambda a: a + 1)
+    assert add_one(2) == 3 and add_one(3) == 4
+    assert not compiled._available.__wrapped__()
+
+
+def test_places_and_images_that_do_not_belong_together_are_refused() -> None:
+    image = random(2, 12, 12)
+    with pytest.raises(ValueError, match="expected the same"):
+        ip.sample_spline(image, torch.zeros(2, 3, 3), torch.zeros(2, 3, 4))
+    with pytest.raises(ValueError, match="3 affines do not belong to 2 images"):
+        ip.sample_spline_grid(image, geometry.identity(3), torch.zeros(1).double(), torch.zeros(1).double())
 
 
 @pytest.mark.parametrize(("value", "expected"), [("0", "False"), ("1", "True")])

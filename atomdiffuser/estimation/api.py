@@ -213,11 +213,9 @@ def estimate_pairs(
 
     def on(here: torch.device) -> PairEstimates:
         results = _empty(n, reference.shape[1:], maps, times)
-        measure = lambda group: FrameSource(
-            FrameSeries(_Interleaved(reference, moving, group)), here, dark_level=dark_level, gain_e=gain_e
-        )  # fmt: skip
-        threads = min(torch.get_num_threads(), len(groups)) if here.type == "cpu" else 1
-        for group, source in zip(groups, list(side_by_side(measure, groups, threads)), strict=True):
+        for group in groups:
+            pairs = FrameSeries(_Interleaved(reference, moving, group))
+            source = FrameSource(pairs, here, dark_level=dark_level, gain_e=gain_e)
             predictor = Predictor.of(source, weights) if predict else None
             _fill_in(results, group, source, predictor, refine, maps, max_drift_px)
         return results

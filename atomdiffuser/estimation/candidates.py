@@ -69,13 +69,14 @@ def judge_candidates(
     likely = (odds > odds.amax(1, keepdim=True) - LIKELY).sum(1)
     for p in _parts(open_ones[likely[open_ones].argsort()], cells, among):
         rows, order = p[:, None], odds[p].argsort(dim=1, descending=True)[:, : likely[p].max()]
+        own = torch.arange(order.shape[1], device=order.device) < likely[p][:, None]
         found, decay, new = _trial(
-            cells.select(p), moving.select(p), affines[rows, order], fields[rows, order], expected[rows, order], model,
-            scales, among, STEPS[1],
+            cells.select(p), moving.select(p), affines[rows, order], fields[rows, order],
+            torch.where(own, expected[rows, order], -torch.inf), model, scales, among, STEPS[1],
         )  # fmt: skip
         affines[rows, order], fields[rows, order] = found, decay
         odds[p] += new[:, :1] - odds[rows, order[:, :1]]  # the others, against the one that was the likeliest
-        odds[rows, order] = new
+        odds[rows, order] = torch.where(own, new, odds[rows, order])
     return Judged(affines, fields, odds)
 
 

@@ -24,7 +24,8 @@ NOTHING = np.empty((0, 0, 0), np.float32)
 class _Axis:
     """Cells along an axis: `position` [px] and `normalised`, the lower `node` of each and the `share` of the way to the
     next, the first cell of each node (`start`, and the count at the end); `low` + `step`·share is normalised. `powers`
-    (k, 3) of the normalised position, and `moments` (k, 3·(G − 1)): those of the share, between its own nodes.
+    (k, 3) of the normalised position; `hats` (k, 3): products of the two hat functions at a cell, both lower, one of
+    each, both upper; `moments` (k, 3·(G − 1)): the same, between a cell's own nodes.
     """
 
     position: np.ndarray
@@ -34,6 +35,7 @@ class _Axis:
     start: np.ndarray
     low: np.ndarray
     step: float
+    hats: np.ndarray
     powers: Tensor
     moments: Tensor
 
@@ -47,12 +49,12 @@ class _Axis:
         low = (knots - (size - 1) / 2) / half
         normalised = (at - (size - 1) / 2) / half
         share = along - node
-        moments = np.zeros((len(at), nodes - 1, 3), np.float32)
-        for power in range(3):
-            moments[np.arange(len(at)), node, power] = share**power
+        hats = np.stack([(1 - share) ** 2, share * (1 - share), share**2], axis=1)
+        moments = np.zeros((len(at), nodes - 1, 3))
+        moments[np.arange(len(at)), node] = hats
         return cls(
             at, normalised.astype(np.float32), node, share.astype(np.float32), start, low[:-1], float(low[1] - low[0]),
-            torch.from_numpy(normalised[:, None] ** np.arange(3)), torch.from_numpy(moments).flatten(1),
+            hats, torch.from_numpy(normalised[:, None] ** np.arange(3)), torch.from_numpy(moments).flatten(1),
         )  # fmt: skip
 
 
@@ -125,17 +127,17 @@ class CompiledFitProblem(FitProblem):
         n, nodes, (y, x) = len(images.weight), self.basis.nodes, _axes(self.grid, self.basis.nodes)
         columns, size, width = len(x.position), 2 * nodes**2, 2 * (nodes + 1) + 2
         whole = np.zeros((n, 3, 4, columns))
-        powers = np.zeros((n, nodes - 1, 3, 7, columns), np.float32)
+        powers = np.zeros((n, nodes - 1, 3, 7, columns))
         fit_kernels.normal_sums(
             array(images.weight), array(images.contrast),
             *(self._known[name] for name in ("slopes", "clean", "structure", "share")),
             *(np.float32(number) for number in (self.noise.per_count, self.noise.readout, self.noise.floor)),
-            y.start, y.share, y.normalised, whole, powers,
+            y.start, y.hats, y.powers.numpy(), whole, powers,
         )  # fmt: skip
         motion = torch.from_numpy(whole).transpose(1, 2) @ x.powers  # (n, 4, 3, 3)
         moments = torch.from_numpy(powers).flatten(0, 3) @ x.moments
         cross, band = np.zeros((n, 6, size)), np.zeros((n, size, width))
-        given = array(moments).reshape(n, nodes - 1, 3, 7, nodes - 1, 3)
+        given = array(moments, torch.float64).reshape(n, nodes - 1, 3, 7, nodes - 1, 3)
         fit_kernels.put_together(given, y.low, y.step, x.low, x.step, cross, band)
         band[:, :, -1] += self.prior
         yy, yx, xx, own = motion.flatten(2)[..., QUADRATIC].unflatten(-1, (3, 3)).unbind(1)

@@ -15,6 +15,7 @@ from atomdiffuser.compiled import compiled, inner
 F = np.float32
 ONE, HALF = F(1), F(0.5)
 BLOCK = 2**13  # cells that are looked at between two passes over them, so that they stay in the cache
+LEAST_PIVOT = 1e-12  # of a matrix' diagonal
 MOTION, CROSS, FIELD = 4, 4, 3  # images: of the motion, and of the noise in it; motion and fields; fields
 
 
@@ -164,26 +165,26 @@ def weights(first, last, lowest, misfit, inside, precision, weight):
 
 
 @inner
-def add_moments(line, share, powers):
-    """Add `line` (c, X') times 1, share, share² to `powers` (3, c, X')."""
-    values, square = line.reshape(-1), share * share
-    zeroth, first, second = powers[0].reshape(-1), powers[1].reshape(-1), powers[2].reshape(-1)
+def add_times(line, share, powers):
+    """Add `line` (c, X') times three shares to `powers` (3, c, X')."""
+    values, first, second, third = line.reshape(-1), share[0], share[1], share[2]
+    one, two, three = powers[0].reshape(-1), powers[1].reshape(-1), powers[2].reshape(-1)
     for j in range(len(values)):
-        zeroth[j] += values[j]
+        one[j] += first * values[j]
     for j in range(len(values)):
-        first[j] += share * values[j]
+        two[j] += second * values[j]
     for j in range(len(values)):
-        second[j] += square * values[j]
+        three[j] += third * values[j]
 
 
 @compiled
 def put_together(moments, low_y, step_y, low_x, step_x, cross, band):
     """`cross` (n, 6, 2G²) and `band` (n, 2G², w), the lower band of the fields' matrix, from `moments`
-    (n, G − 1, 3, 7, G − 1, 3) between nodes: powers of the shares along y and x, of images of motion and fields first.
+    (n, G − 1, 3, 7, G − 1, 3) between nodes: images of motion and fields, then of fields, times products of two hat
+    functions along y and x: both of the lower node, one of each, both of the upper one.
     """
     n, count = moments.shape[0], moments.shape[1] + 1
     nodes = np.empty((4, 3))  # of an interval: (lower, upper) along y × x, times u, v, 1
-    pairs = np.empty((3, 3))  # of two hat functions: both lower, one of each, both upper, along y × x
     for p in range(n):
         for g in range(count - 1):
             for h in range(count - 1):
@@ -199,47 +200,29 @@ def put_together(moments, low_y, step_y, low_x, step_x, cross, band):
                             cross[p, row + k, above + kind] -= nodes[2, k]
                             cross[p, row + k, above + 2 + kind] -= nodes[3, k]
                     else:
-                        by_pair(pairs, m0, m1, m2)
                         for one in range(4):
                             first = (above if one // 2 else below) + 2 * (one % 2)
                             for other in range(4):
                                 second = (above if other // 2 else below) + 2 * (other % 2)
-                                value = pairs[one // 2 + other // 2, one % 2 + other % 2]
+                                value = moments[p, g, one // 2 + other // 2, c, h, one % 2 + other % 2]
                                 add_products(band[p], first, second, c - CROSS, value)
 
 
 @inner
-def by_pair(pairs, m0, m1, m2):
-    """Sums times products of two hat functions along either axis, from moments of the shares."""
-    z0, z1, z2 = squares(m0[0], m0[1], m0[2])
-    f0, f1, f2 = squares(m1[0], m1[1], m1[2])
-    s0, s1, s2 = squares(m2[0], m2[1], m2[2])
-    pairs[0, 0], pairs[0, 1], pairs[0, 2] = z0 - 2 * f0 + s0, z1 - 2 * f1 + s1, z2 - 2 * f2 + s2
-    pairs[1, 0], pairs[1, 1], pairs[1, 2] = f0 - s0, f1 - s1, f2 - s2
-    pairs[2, 0], pairs[2, 1], pairs[2, 2] = s0, s1, s2
-
-
-@inner
-def squares(m0, m1, m2):
-    """Sums times (1 − t)², (1 − t)·t, t², from those times 1, t, t²."""
-    return m0 - 2 * m1 + m2, m1 - m2, m2
-
-
-@inner
 def by_node(nodes, m0, m1, m2, u0, du, v0, dv):
-    """Sums times the hat functions of an interval's four nodes and u, v, 1, from moments of the shares, of which
-    u0 + du·share is u.
+    """Sums times the hat functions of an interval's four nodes and u, v, 1, from those times products of two hat
+    functions; u is u0 + du times the upper node's.
     """
-    for b in range(2):  # the lower node along y, then the upper one: its sums over powers of x's share
-        z0 = m1[0] if b else m0[0] - m1[0]
-        z1 = m1[1] if b else m0[1] - m1[1]
-        z2 = m1[2] if b else m0[2] - m1[2]
-        u_0 = u0 * z0 + du * (m2[0] if b else m1[0] - m2[0])
-        u_1 = u0 * z1 + du * (m2[1] if b else m1[1] - m2[1])
+    for b in range(2):  # the lower node along y, then the upper one
+        z0, z1, z2 = (
+            (m1[0] + m2[0], m1[1] + m2[1], m1[2] + m2[2]) if b else (m0[0] + m1[0], m0[1] + m1[1], m0[2] + m1[2])
+        )
+        r0, r1, r2 = (m2[0], m2[1], m2[2]) if b else (m1[0], m1[1], m1[2])
         low, up = 2 * b, 2 * b + 1
-        nodes[low, 0], nodes[up, 0] = u_0 - u_1, u_1
-        nodes[low, 1], nodes[up, 1] = v0 * (z0 - z1) + dv * (z1 - z2), v0 * z1 + dv * z2
-        nodes[low, 2], nodes[up, 2] = z0 - z1, z1
+        nodes[low, 0] = u0 * (z0 + z1) + du * (r0 + r1)
+        nodes[up, 0] = u0 * (z1 + z2) + du * (r1 + r2)
+        nodes[low, 1], nodes[up, 1] = v0 * (z0 + z1) + dv * z1, v0 * (z1 + z2) + dv * z2
+        nodes[low, 2], nodes[up, 2] = z0 + z1, z1 + z2
 
 
 @inner
@@ -261,16 +244,16 @@ def add_products(band, one, other, kind, value):
 
 @compiled
 def normal_sums(
-    weight, contrast, slopes, clean, structure, share, per_count, readout, floor, row_start, row_share, rows_u, whole,
+    weight, contrast, slopes, clean, structure, share, per_count, readout, floor, row_start, row_hats, rows_u, whole,
     powers,
 ):  # fmt: skip
     """Sums over rows for the normal matrix: `whole` (n, 3, 4, X'), images yy, yx, xx of the motion and the noise's own
-    times powers of u, and `powers` (n, G − 1, 3, 7, X'), those of motion and fields and of the fields times powers of
-    the rows' shares between nodes.
+    times 1, u, u², and `powers` (n, G − 1, 3, 7, X'), those of motion and fields and of the fields times products of
+    two hat functions; `rows_u` (Y', 3) and `row_hats` (Y', 3) hold both.
     """
     n, width = weight.shape[0], weight.shape[2]
     line = np.empty((MOTION + CROSS + FIELD, width), F)
-    every = share.shape[2] == width
+    every = share.shape[1] * share.shape[2] > 1
     for p in range(n):
         for g in range(len(row_start) - 1):
             for i in range(row_start[g], row_start[g + 1]):
@@ -289,8 +272,8 @@ def normal_sums(
                 cross_products(line[4], line[5], w, kappa, along_y, base, lattice)
                 cross_products(line[6], line[7], w, kappa, along_x, base, lattice)
                 field_products(line[8], line[9], line[10], w, base, lattice)
-                add_moments(line[:MOTION], rows_u[i], whole[p])
-                add_moments(line[MOTION:], row_share[i], powers[p, g])
+                add_times(line[:MOTION], rows_u[i], whole[p])
+                add_times(line[MOTION:], row_hats[i], powers[p, g])
 
 
 @inner
@@ -402,14 +385,16 @@ def add_nodes(powers, g, column_start, column_share, field):
 @compiled
 def factor_band(band):
     """Cholesky factors of symmetric matrices in place of their lower bands (n, N, w): row i holds columns i − w + 1
-    to i.
+    to i. What rounding leaves of a pivot is taken for no less than that.
     """
     n, size, width = band.shape
-    column = np.empty(width)
+    column, least = np.empty(width), np.empty(size)
     for p in range(n):
         f = band[p]
         for j in range(size):
-            pivot = np.sqrt(f[j, width - 1])
+            least[j] = LEAST_PIVOT * f[j, width - 1]
+        for j in range(size):
+            pivot = np.sqrt(max(f[j, width - 1], least[j]))
             f[j, width - 1] = pivot
             below = min(width - 1, size - 1 - j)
             for k in range(1, below + 1):

@@ -273,10 +273,12 @@ class FitProblem:
             meat.motion.sub_(both_directions(noise * self.basis.quadratic((images.weight * own) ** 2)))
         across = bread.gain @ meat.cross.mT
         spread = meat.motion - across - across.mT + bread.gain @ meat.field @ bread.gain.mT
-        inverse = torch.linalg.pinv(bread.information, hermitian=True)
+        known = torch.isfinite(bread.information).flatten(1).all(1) & torch.isfinite(bread.motion).flatten(1).all(1)
+        sound = lambda matrix: torch.where(known[:, None, None], matrix, torch.eye(6, dtype=matrix.dtype).to(matrix))
+        inverse = torch.linalg.pinv(sound(bread.information), hermitian=True)
         if self.shared_reference:
             inverse = inverse * self._own_slopes(images, bread, meat)[:, None, None]
-        informative = torch.linalg.eigvalsh(bread.motion)[:, 0] > 0
+        informative = known & (torch.linalg.eigvalsh(sound(bread.motion))[:, 0] > 0)
         return torch.where(informative[:, None, None], inverse @ spread @ inverse, torch.inf)
 
     def _own_slopes(self, images: FitImages, bread: NormalMatrix, meat: NormalMatrix) -> Tensor:

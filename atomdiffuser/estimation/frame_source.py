@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -76,6 +78,7 @@ class FrameSource:
         self.noise, self.scales = self._measure(gain_e) if facts is None else (facts.noise, facts.scales)
         self.batch = self._batch_size()
         self._cache: OrderedDict[int, PreparedFrames] = OrderedDict()
+        self._cache_lock, self._cached_batches = Lock(), 2
 
     def facts(self) -> SeriesFacts:
         """What is known of the series by now."""
@@ -91,10 +94,8 @@ class FrameSource:
         return twin
 
     def apart(self) -> FrameSource:
-        """The same frames for another thread, with those that are at hand now."""
-        twin = copy.copy(self)
-        twin._cache = OrderedDict()
-        return twin
+        """The same frames for another thread, with those that are at hand now; what is prepared serves all."""
+        return copy.copy(self)
 
     def shares(self) -> tuple[int, int]:
         """How many batches may be worked on side by side, and how many pairs are in one: as many batches as torch may
@@ -119,7 +120,7 @@ class FrameSource:
         for (index,) in self.each_of((int(k),) for k in indices):
             yield index
 
-    def each_of(self, groups: Iterable[Sequence[int]]) -> Iterator[Sequence[int]]:
+    def each_of(self, groups: Iterable[Sequence[int]]) -> Generator[Sequence[int], None, None]:
         """The same for groups of frames that are needed together; what two groups in turn share is read once."""
 
         def missing() -> Iterator[tuple[Sequence[int], list[int]]]:
@@ -168,15 +169,18 @@ class FrameSource:
         return tensor.pin_memory() if self.device.type == "cuda" else tensor
 
     def prepared(self, indices: Sequence[int]) -> PreparedFrames:
-        """Prepared frames, cached up to two batches' worth."""
+        """Prepared frames, cached up to two batches' worth for each that is worked on."""
         parts = []
         for k in indices:
-            if k not in self._cache:
-                self._cache[k] = self._prepare(k)
-                while len(self._cache) > 2 * self.batch:
+            with self._cache_lock:
+                found = self._cache.get(k)
+            found = self._prepare(k) if found is None else found
+            with self._cache_lock:
+                self._cache[k] = found
+                self._cache.move_to_end(k)
+                while len(self._cache) > self._cached_batches * self.batch:
                     self._cache.popitem(last=False)
-            self._cache.move_to_end(k)
-            parts.append(self._cache[k])
+            parts.append(found)
         return PreparedFrames.join(parts) if len(parts) > 1 else parts[0]  # one needs no copy
 
     def in_batches(
@@ -193,17 +197,19 @@ class FrameSource:
 
         results, (threads, size) = [], (1, batch) if batch else self.shares()
         parts = [range(at, min(at + size, len(pairs))) for at in range(0, len(pairs), size)]
-        read = zip(parts, self.each_of([k for m in part for k in pairs[m]] for part in parts), strict=True)
-        if threads > 1 and len(parts) > 1:
-            given = ((self.apart(), part) for part, _ in read)
-            for found in side_by_side(lambda item: (compute(*item), len(item[1])), given, threads):
-                results.append(found[0])
-                advance(found[1])
-            return results
-        for part, _ in read:
-            found, size = in_smaller_parts(lambda some: compute(self, some), part, size, self._make_room)
-            results += found
-            advance(len(part))
+        groups = self.each_of([k for m in part for k in pairs[m]] for part in parts)
+        with closing(groups):
+            if threads > 1 and len(parts) > 1:
+                self._cached_batches = 2 * threads
+                given = ((self.apart(), part) for part, _ in zip(parts, groups, strict=True))
+                for found, count in side_by_side(lambda item: (compute(*item), len(item[1])), given, threads):
+                    results.append(found)
+                    advance(count)
+                return results
+            for part, _ in zip(parts, groups, strict=True):
+                found, size = in_smaller_parts(lambda some: compute(self, some), part, size, self._make_room)
+                results += found
+                advance(len(part))
         return results
 
     def _make_room(self) -> None:

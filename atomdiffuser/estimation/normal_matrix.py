@@ -40,8 +40,9 @@ class NormalMatrix:
 
     @cached_property
     def factor(self) -> Tensor:
-        """Cholesky factor of `field`."""
-        return torch.linalg.cholesky(self.field)
+        """Cholesky factor of `field`; not a number where rounding left none."""
+        factor, failed = torch.linalg.cholesky_ex(self.field)
+        return torch.where(failed[:, None, None] == 0, factor, torch.nan)
 
     def divided(self, sides: Tensor) -> Tensor:
         """sides · field⁻¹, (n, r, 2G²)."""

@@ -30,10 +30,10 @@ from atomdiffuser.workflow import warm_job
 
 IMPORTS: dict[str, tuple[str, ...]] = {
     "convert": ("atomdiffuser.io._digital_micrograph", "rsciio.digitalmicrograph", "dateutil.parser"),
-    "register": ("pyarrow.parquet"),
-    "decay": ("pyarrow.parquet"),
-    "damage": ("pyarrow.parquet"),
-    "align": ("pyarrow.parquet"),
+    "register": ("pyarrow.parquet",),
+    "decay": ("pyarrow.parquet",),
+    "damage": ("pyarrow.parquet",),
+    "align": ("pyarrow.parquet",),
     "report": ("pyarrow.parquet", "matplotlib.backends.backend_svg", "atomdiffuser.report.render"),
 }
 """What the jobs of a stage import beyond the module of the stage."""

@@ -82,6 +82,28 @@ def test_a_series_is_fitted_in_order_and_each_pair_is_counted(threads, monkeypat
     assert torch.allclose(found.moving_from_reference, alone.moving_from_reference, atol=1e-5)
 
 
+def test_a_frame_is_prepared_once_for_all_threads_and_read_ahead_ends_with_an_error(threads, monkeypatch) -> None:
+    batch = pairs(20)
+    src, prepared = source(batch.reference.numpy()), []
+    prepare = type(src)._prepare
+    monkeypatch.setattr(type(src), "_prepare", lambda self, k: prepared.append(k) or prepare(self, k))
+    todo = [(k, k + lag) for k in range(16) for lag in (1, 2, 4)]
+    src.in_batches(todo, lambda part, first, second: part)
+    assert len(prepared) < 1.5 * 20
+    with pytest.raises(ValueError, match="no"):
+        src.in_batches(todo, lambda part, first, second: [][0] if part.start < 0 else int("no"))
+    assert not src._at_hand and not [t for t in threading.enumerate() if t.name.startswith("read-ahead")]
+
+
+def test_calls_that_overlap_leave_the_threads_as_they_were(threads) -> None:
+    first, second = (side_by_side(lambda k: k, range(9), 2) for _ in range(2))
+    next(first), next(second)
+    first.close()
+    assert torch.get_num_threads() == 1
+    second.close()
+    assert torch.get_num_threads() == 3
+
+
 def test_large_frames_go_one_at_a_time(threads) -> None:
     src = source(pairs(2).reference.numpy())
     src.shape = (2048, 2048)
