@@ -180,8 +180,8 @@ def lattice_period(frames: Tensor) -> float | None:
     longer = _long_period(frames, size)  # of a cell larger than that, windows show overtones alone
     if longer or len(periods) == 0:
         return longer
-    step = float(periods.median()) / size  # from one frequency of a window to the next, as a share of the period
-    agree = (periods / periods.median() - 1).abs() < max(0.1, step)
+    step = float(periods.median()) / size  # from one frequency of a window to the next, as a share of the median's
+    agree = (periods.median() / periods - 1).abs() < max(0.1, step)
     enough = max(min(2, len(corners)), math.ceil(len(periods) / 2))
     return float(periods[agree].median()) if int(agree.sum()) >= enough else None
 

@@ -121,3 +121,15 @@ def test_windows_too_small_to_agree_to_a_tenth_still_show_the_lattice() -> None:
     counts = np.random.default_rng([13, 20]).poisson(20 * simulated.expected)
     found = measure_scales(torch.as_tensor(counts, dtype=torch.float32)).period_px
     assert found == pytest.approx(0.3905 / 0.02, rel=0.2)
+
+
+def test_windows_that_take_one_or_the_other_of_two_frequencies_agree() -> None:
+    """The period lies between the 6th and the 7th of a window; as many say 21.0 px as 18.1."""
+    simulated = simulate_series(
+        "SrTiO3", n_frames=6, shape=(256, 256), seed=37, electrons_per_px=1.0, dtype="float32", random_walk_px=0.3,
+        drift_px_per_frame=1.5, rotation_deg_per_frame=0.05, damage="holes", witness="both", fluence_per_frame=1000.0,
+        critical_fluence=5000 / np.log(2.5), vacancies=0.04,
+    )  # fmt: skip
+    counts = np.random.default_rng([37, 200]).poisson(200 * simulated.expected[:2])
+    found = measure_scales(torch.as_tensor(counts, dtype=torch.float32)).period_px
+    assert found == pytest.approx(0.3905 / 0.02, rel=0.1)
