@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import lru_cache, wraps
@@ -36,14 +35,7 @@ def _available() -> bool:
         return False
     try:
         _kept(_nothing)()
-    except (
-        ImportError,
-        RuntimeError,
-        OSError,
-        SystemError,
-        EOFError,
-        pickle.UnpicklingError,
-    ):  # a Numba that does not fit; nowhere to keep anything
+    except Exception:  # a Numba that does not fit to this NumPy, no place to keep anything, or what was kept is broken
         return False
     return True
 
@@ -65,7 +57,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         nonlocal ready
         try:
             return ready(*arguments)
-        except (OSError, EOFError, pickle.UnpicklingError):
+        except Exception:  # of keeping, reading or compiling it; what is wrong with the call is met again
             ready = inner(function)
             return ready(*arguments)
 
