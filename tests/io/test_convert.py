@@ -96,7 +96,7 @@ def test_a_failed_conversion_keeps_the_previous_store(tmp_path, stack):
 @pytest.mark.parametrize("name", ["a.dm4", "a.emd", "a.tif"])
 def test_memory_is_bounded_whatever_the_length_of_the_series(tmp_path, monkeypatch, name):
     monkeypatch.setattr(stage, "BATCH_BYTES", 2**18)
-    stack = np.zeros((40, 256, 256), "u2")
+    stack = np.zeros((60, 256, 256), "u2")
     if name == "a.tif":
         tifffile.imwrite(tmp_path / name, stack, imagej=True)
     else:
