@@ -16,7 +16,7 @@ from atomdiffuser.errors import SettingsError
 
 VARIABLE = "ATOMDIFFUSER_MEMORY_LIMIT"
 SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(B|[kMGT]i?B)\s*", re.IGNORECASE)
-PROGRAM_BYTES = 550e6
+PROGRAM_BYTES = 660e6
 """Python with torch and the libraries around it, weights, and what is kept at hand whatever the frames."""
 LEAST_BYTES_PER_PX = {"convert": 16.0, "register": 230.0, "decay": 185.0, "damage": 300.0, "align": 80.0}
 """What a stage takes per pixel of one frame (of one pair, where it looks at pairs); measured, see docs/scaling.md."""
