@@ -20,6 +20,7 @@ from atomdiffuser import estimate_pairs, geometry
 from atomdiffuser.config import RegisterSettings
 from atomdiffuser.estimation.drift import DriftEstimate, estimate_drift
 from atomdiffuser.estimation.frame_source import FrameSource
+from atomdiffuser.evaluation.peers import ECC_FILTER_PX, from_xy
 from atomdiffuser.series import FrameSeries
 from atomdiffuser.simulation.drift_bound import pair_bound, pair_bound_px
 from atomdiffuser.simulation.series import SimulatedSeries, simulate_series
@@ -31,7 +32,6 @@ DAMAGED = dict(
     damage="holes", witness="both", fluence_per_frame=1000.0, critical_fluence=5000.0 / np.log(1 / 0.4), vacancies=0.04
 )  # the mean property falls to 0.4 at frame 5: a damage of 0.6
 ECC_SETTINGS = ((50, 1e-3), (100, 1e-4), (200, 1e-6), (500, 1e-8))  # steps, tolerance: OpenCV's own … those of `peers`
-ECC_FILTER_PX = 5
 MOST_THREADS = 2
 
 
@@ -201,8 +201,7 @@ def _ecc(cv2, reference: np.ndarray, moving: np.ndarray, setting: tuple[int, flo
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, *setting)
     warp = np.eye(2, 3, dtype=np.float32)
     cv2.findTransformECC(reference, moving, warp, cv2.MOTION_AFFINE, criteria, None, ECC_FILTER_PX)
-    (xx, xy, x0), (yx, yy, y0) = warp
-    return np.array([[yy, yx, y0], [xy, xx, x0], [0, 0, 1]])
+    return from_xy(np.vstack([warp, [0, 0, 1]]))
 
 
 def _simulate(specimen: str, n_frames: int, seed: int, **options) -> SimulatedSeries:

@@ -17,12 +17,10 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from atomdiffuser.compiled import array, compiled_here
-from atomdiffuser.estimation.cells import CellGrid, FilteredNoise
+from atomdiffuser.estimation.cells import CellGrid
 from atomdiffuser.estimation.spectrum import ImageScales, lattice_noise_energy
 from atomdiffuser.interpolation import smooth
 
@@ -51,62 +49,32 @@ def log_odds(
     """
     seen = (weight > 0).float()
     width = scales.base_px * grid.share**0.5
-    mean, known = smooth(torch.cat([residual * seen, seen]).flatten(0, 1), width).unflatten(0, (2, *seen.shape[:2]))
-    residual = (residual - mean / known.clamp_min(1e-3)) * weight.sqrt()
-    by_chance, energy = largest_square(among), lattice_noise_energy(scales)
+    blur = lambda images: smooth(images.flatten(0, 1), width).reshape(images.shape)
+    residual = (residual - blur(residual * seen) / blur(seen).clamp_min(1e-3)) * weight.sqrt()
+    by_chance = largest_square(among)
+    energy, noise = lattice_noise_energy(scales), grid.noise(scales.filter_px)
+    total = lambda images: images.sum((-2, -1)).double()
 
-    def odds_of(own: Tensor, first: Tensor, square: Tensor, first_square: Tensor, form: Tensor) -> Tensor:
-        """From sums over the cells that count for each, and for the first."""
-        excess = square - first_square - energy * (own - first)
-        spread = 4 * form.clamp_min(0) * (first_square / (energy * first).clamp_min(1e-30)).clamp_min(1.0)
+    def compare(own: Tensor, first: Tensor) -> Tensor:
+        """On the cells that count for each, and for the first."""
+        square, cells = first * residual[:, :1] ** 2, total(first)
+        excess = total(own * residual**2) - total(square) - energy * (total(own) - cells)
+        difference = own * residual - first * residual[:, :1]
+        spread = 4 * total(difference * noise.correlate(difference)).clamp_min(0)
+        spread = spread * (total(square) / (energy * cells).clamp_min(1e-30)).clamp_min(1.0)
         gain = (excess**2 - by_chance * spread).clamp_min(0).sqrt()
         odds = -2 * gain * excess / spread.clamp_min(1e-30)
-        return torch.where((first > 0) & (own > 0), odds, -torch.inf)
+        return torch.where((cells > 0) & (total(own) > 0), odds, -torch.inf)
 
-    noise, away = grid.noise(scales.filter_px), drift_px - drift_px[:, :1]
-    compare = _compiled_sums if compiled_here(residual.device) else _sums
-    in_reference = odds_of(*compare(residual, seen, grid, noise, None))
-    in_moving = odds_of(*compare(residual, seen, grid, noise, away))
+    away = drift_px - drift_px[:, :1]
+    both = seen * seen[:, :1]
+    in_reference = compare(both, both)
+    in_moving = compare(seen * _looked_at(grid, away), seen[:, :1] * _looked_at(grid, -away))
     agree = in_reference.sign() == in_moving.sign()
     odds = torch.where(in_reference.abs() < in_moving.abs(), in_reference, in_moving)
     odds = torch.where(agree, odds, 0.0)
     odds[:, 0] = 0.0
     return odds
-
-
-def _sums(
-    residual: Tensor, seen: Tensor, grid: CellGrid, noise: FilteredNoise, away_px: Tensor | None
-) -> tuple[Tensor, ...]:
-    """Over the cells that count for each fit, and for the first, (n, k) each: their number, squares, and dᵀ V d of the
-    difference d. Cells count that both see; or, given how far the fits are apart, those of the moving frame that both
-    look at.
-    """
-    if away_px is None:
-        own = first = seen * seen[:, :1]
-    else:
-        masks = [_looked_at(grid, shift) for shift in (away_px, -away_px)]
-        own, first = (
-            image * rows[..., :, None] * columns[..., None, :]
-            for image, (rows, columns) in zip((seen, seen[:, :1]), masks, strict=True)
-        )
-    total = lambda images: images.sum((-2, -1)).double()
-    difference = own * residual - first * residual[:, :1]
-    form = total(difference * noise.correlate(difference))
-    return total(own), total(first), total(own * residual**2), total(first * residual[:, :1] ** 2), form
-
-
-def _compiled_sums(
-    residual: Tensor, seen: Tensor, grid: CellGrid, noise: FilteredNoise, away_px: Tensor | None
-) -> tuple[Tensor, ...]:
-    """As `_sums`; of the first, which is compared with nothing, ones."""
-    from atomdiffuser.estimation.odds_kernels import compare
-
-    masks = 4 * [np.empty((0, 0, 0), np.float32)]
-    if away_px is not None:
-        masks = [array(mask) for shift in (away_px, -away_px) for mask in _looked_at(grid, shift)]
-    sums = np.ones((*residual.shape[:2], 5))
-    compare(array(residual), array(seen), *masks, away_px is None, *noise.bands, sums)
-    return torch.from_numpy(sums).unbind(-1)
 
 
 @lru_cache
@@ -116,14 +84,12 @@ def largest_square(count: int) -> float:
     return float(torch.trapezoid(2 * x * (1 - torch.erf(x / 2**0.5) ** count), x))
 
 
-def _looked_at(grid: CellGrid, away_px: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows (n, k, Y') and columns (n, k, X'): 1 where a cell, `away_px` (n, k, 2) from where it is, is in the reference
-    frame too.
-    """
+def _looked_at(grid: CellGrid, away_px: Tensor) -> Tensor:
+    """(n, k, Y', X') 1 where a cell, `away_px` (n, k, 2) from where it is, is in the reference frame too."""
     along = lambda positions, shift: (
         (positions + shift[..., None] >= positions[0] - 1) & (positions + shift[..., None] <= positions[-1] + 1)
     ).float()
-    return along(grid.rows, away_px[..., 0]), along(grid.columns, away_px[..., 1])
+    return along(grid.rows, away_px[..., 0])[..., :, None] * along(grid.columns, away_px[..., 1])[..., None, :]
 
 
 def hop_probability(log_odds: Tensor, chosen: Tensor) -> Tensor:

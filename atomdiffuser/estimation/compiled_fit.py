@@ -74,16 +74,14 @@ class CompiledFitProblem(FitProblem):
         y, x = _axes(grid, self.basis.nodes)
         warped = sample_spline_grid(self.moving.coefficients, affine, grid.rows, grid.columns)
         residual, contrast, precision = (np.empty((n, *shape), np.float32) for _ in range(3))
-        moving_known = self.moving.noise_share.shape[-2:] == self.shape
         over_rim = self._over_rim(places)
-        bounded = over_rim or moving_known or self.known is not None
+        bounded = over_rim or known["of_moving"].size or known["of_reference"].size
         inside = np.empty((n, *shape), np.float32) if bounded else NOTHING
         given = (
             places, y.position, x.position, y.node, y.share, x.node, x.share, array(fields), known["structure"],
             known["base_variance"], np.float32(noise.per_count), np.float32(noise.readout), self.shape,
-            float(self.margin_px), over_rim,
-            array(torch.isfinite(self.moving.noise_share)) if moving_known else NOTHING, _optional(self.known),
-            warped.numpy(), residual, contrast, precision, inside,
+            float(self.margin_px), over_rim, known["of_moving"], known["of_reference"], warped.numpy(), residual,
+            contrast, precision, inside,
         )  # fmt: skip
         totals: dict[int, np.ndarray] = {}
 
@@ -115,7 +113,10 @@ class CompiledFitProblem(FitProblem):
         reference, n = self.reference, len(self.reference)
         known = {"slopes": reference.slopes, "clean": reference.clean_slopes, "structure": reference.structure}
         known |= {"share": self.share, "base_variance": self.base_variance.expand(n, *reference.base.shape[1:])}
-        return {name: array(image) for name, image in known.items()}
+        share = self.moving.noise_share
+        known["of_moving"] = torch.isfinite(share) if share.shape[-2:] == self.shape else None
+        known["of_reference"] = self.known
+        return {name: _optional(image) for name, image in known.items()}
 
     def at(self, index: Tensor) -> FitProblem:
         part = super().at(index)
@@ -161,7 +162,7 @@ class BandedNormalMatrix(NormalMatrix):
     @cached_property
     def factor(self) -> Tensor:
         """Lower band of the Cholesky factor."""
-        factor = self.field.contiguous().clone()
+        factor = self.field.clone(memory_format=torch.contiguous_format)
         fit_kernels.factor_band(factor.numpy())
         return factor
 

@@ -6,6 +6,7 @@ never forms the Jacobian. On a processor `compiled_fit` does the same in loops.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,7 +17,7 @@ from atomdiffuser.estimation.cells import ReferenceCells
 from atomdiffuser.estimation.noise import NoiseModel
 from atomdiffuser.estimation.normal_matrix import NormalMatrix, both_directions, by_node, of_nodes
 from atomdiffuser.estimation.prepare import PreparedFrames, noise_of
-from atomdiffuser.interpolation import affine_coordinates_at, inside_frame, sample_linear, sample_spline_grid, smooth
+from atomdiffuser.interpolation import affine_coordinates_at, inside_frame, sample_linear, sample_spline, smooth
 
 FIELD_PRIOR_SIGMA = 1.0  # a node without data stays at 1 (intact)
 LARGEST_NOISE = 0.85  # that share of the normal matrix; a noise model that claims more is not believed
@@ -216,8 +217,9 @@ class FitProblem:
 
     def images(self, affine: Tensor, fields: Tensor) -> FitImages:
         """What the normal equations are made of at affines (n, 3, 3) and fields (n, 2, G, G)."""
-        warped = sample_spline_grid(self.moving.coefficients, affine, self.grid.rows, self.grid.columns)
-        inside = self._inside(*affine_coordinates_at(affine, self.grid.rows, self.grid.columns))
+        y, x = affine_coordinates_at(affine, self.grid.rows, self.grid.columns)
+        warped = self._sampled(sample_spline, self.moving.coefficients, y, x)
+        inside = self._inside(y, x)
         if self.known is not None:
             inside = self.known if inside is None else inside * self.known
         decay = self.basis.spread(fields)  # (n, 2, Y', X')
@@ -239,11 +241,14 @@ class FitProblem:
         if not bool(inside_frame(y[corners], x[corners], self.shape, self.margin_px).all()):
             inside = inside_frame(y, x, self.shape, self.margin_px).float()
         if self.moving.noise_share.shape[-2:] == self.shape:
-            together = lambda t: t.reshape(len(self.moving), -1, t.shape[-1])
-            share = sample_linear(torch.isfinite(self.moving.noise_share).float(), together(y), together(x))
-            known = share.reshape(y.shape) > 0.99
+            known = self._sampled(sample_linear, torch.isfinite(self.moving.noise_share).float(), y, x) > 0.99
             inside = known.float() if inside is None else inside * known
         return inside
+
+    def _sampled(self, sample: Callable, frames: Tensor, y: Tensor, x: Tensor) -> Tensor:
+        """(n, Y', X') of frames, each of which n / len(frames) of the rows of `y` and `x` look into."""
+        together = lambda t: t.reshape(len(frames), -1, t.shape[-1])
+        return sample(frames, together(y), together(x)).reshape(y.shape)
 
     def right_sums(self, images: FitImages) -> tuple[Tensor, Tensor]:
         """Σ weight·residual times κ·slope·(u, v, 1), (n, 6), and times base·φ and lattice·φ, (n, 2G²)."""

@@ -63,7 +63,7 @@ def _opencv_ecc(*, started: bool) -> Callable[[], Estimate]:
                 )
             except cv2.error:  # "The algorithm stopped before its convergence"
                 return None
-            return _from_xy(np.vstack([warp, [0, 0, 1]]))
+            return from_xy(np.vstack([warp, [0, 0, 1]]))
 
         return estimate
 
@@ -73,7 +73,7 @@ def _opencv_ecc(*, started: bool) -> Callable[[], Estimate]:
 def _stackreg() -> Estimate:
     from pystackreg import StackReg
 
-    return lambda reference, moving: _from_xy(StackReg(StackReg.AFFINE).register(reference, moving))
+    return lambda reference, moving: from_xy(StackReg(StackReg.AFFINE).register(reference, moving))
 
 
 def _elastix() -> Estimate:
@@ -98,7 +98,7 @@ def _elastix() -> Estimate:
         linear, shift = np.reshape(numbers[:4], (2, 2)), np.array(numbers[4:])
         affine = np.eye(3)
         affine[:2, :2], affine[:2, 2] = linear, shift + centre - linear @ centre
-        return _from_xy(affine)
+        return from_xy(affine)
 
     return estimate
 
@@ -114,7 +114,7 @@ def _kornia() -> Estimate:
         height, width = reference.shape
         to_unit = np.array([[2 / (width - 1), 0, -1], [0, 2 / (height - 1), -1], [0, 0, 1]])
         # the model says where a pixel of the target is looked up in the source
-        return _from_xy(np.linalg.inv(np.linalg.inv(to_unit) @ found @ to_unit))
+        return from_xy(np.linalg.inv(np.linalg.inv(to_unit) @ found @ to_unit))
 
     return estimate
 
@@ -150,7 +150,7 @@ def _shift(shift_px: np.ndarray) -> np.ndarray:
     return affine
 
 
-def _from_xy(affine: np.ndarray) -> np.ndarray:
+def from_xy(affine: np.ndarray) -> np.ndarray:
     """The affine on (y, x, 1) from one on (x, y, 1)."""
     order = [1, 0, 2]
     return np.asarray(affine, dtype=float)[np.ix_(order, order)]

@@ -38,9 +38,7 @@ IMPORTS: dict[str, tuple[str, ...]] = {
 }
 """What the jobs of a stage import beyond the module of the stage."""
 COMPUTING = ("register", "decay", "damage", "align")
-LOOPS = tuple(f"atomdiffuser.{name}" for name in (
-    "interpolation_kernels", "estimation.compiled_fit", "estimation.odds_kernels",
-))  # fmt: skip
+LOOPS = ("atomdiffuser.interpolation_kernels", "atomdiffuser.estimation.compiled_fit")
 
 REQUEST_WITHIN_S = 10.0
 NO_THREAD_OF_PYARROW = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}  # that of the allocator it brings
