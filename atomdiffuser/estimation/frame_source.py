@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from concurrent.futures import CancelledError, Future
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from threading import Lock
@@ -77,7 +78,7 @@ class FrameSource:
         self._at_hand: dict[int, Tensor] = {}
         self.noise, self.scales = self._measure(gain_e) if facts is None else (facts.noise, facts.scales)
         self.batch = self._batch_size()
-        self._cache: OrderedDict[int, PreparedFrames] = OrderedDict()
+        self._cache: OrderedDict[int, Future[PreparedFrames]] = OrderedDict()
         self._cache_lock, self._cached_batches = Lock(), 2
 
     def facts(self) -> SeriesFacts:
@@ -170,18 +171,30 @@ class FrameSource:
 
     def prepared(self, indices: Sequence[int]) -> PreparedFrames:
         """Prepared frames, cached up to two batches' worth for each that is worked on."""
-        parts = []
-        for k in indices:
-            with self._cache_lock:
-                found = self._cache.get(k)
-            found = self._prepare(k) if found is None else found
-            with self._cache_lock:
-                self._cache[k] = found
-                self._cache.move_to_end(k)
-                while len(self._cache) > self._cached_batches * self.batch:
-                    self._cache.popitem(last=False)
-            parts.append(found)
+        parts = [self._prepared_once(k) for k in indices]
         return PreparedFrames.join(parts) if len(parts) > 1 else parts[0]  # one needs no copy
+
+    def _prepared_once(self, index: int) -> PreparedFrames:
+        """One prepared frame; where another thread is at it, that one's."""
+        with self._cache_lock:
+            kept = self._cache.get(index)
+            if is_new := kept is None:
+                kept = self._cache[index] = Future()
+            self._cache.move_to_end(index)
+            while len(self._cache) > self._cached_batches * self.batch:
+                self._cache.popitem(last=False)
+        if not is_new:
+            with suppress(CancelledError):  # it failed there, and will here
+                return kept.result()
+        try:
+            found = self._prepare(index)
+        except BaseException:
+            self._cache.pop(index, None)
+            kept.cancel()
+            raise
+        if is_new:
+            kept.set_result(found)
+        return found
 
     def in_batches(
         self, pairs: Sequence[tuple[int, int]], run: Callable, batch: int | None = None,
