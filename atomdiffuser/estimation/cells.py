@@ -13,6 +13,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.interpolate import make_interp_spline
 from torch import Tensor
 
 from atomdiffuser.compiled import array, compiled_here
@@ -25,6 +26,7 @@ from atomdiffuser.interpolation import BandedMatrix, chain_kernels
 SPLINE_VALUE = {1: (1 / 6, 4 / 6, 1 / 6), 2: (1 / 48, 23 / 48, 23 / 48, 1 / 48)}  # at a pixel, between two of them
 SPLINE_SLOPE = {1: (-1 / 2, 0.0, 1 / 2), 2: (-1 / 8, -5 / 8, 5 / 8, 1 / 8)}
 MEAN = {1: (0.0, 1.0), 2: (0.0, 0.5, 0.5)}
+LEAST_LEFT = 0.02  # of a frame that decays, where its slopes are still asked
 OF_FRAMES = ("slopes", "clean_slopes", "noise_left", "structure", "noise_share")
 
 
@@ -54,6 +56,16 @@ class CellGrid:
     def basis(self, nodes: int) -> FrameBasis:
         """Smooth functions at the cells."""
         return FrameBasis(self.rows, self.columns, self.shape, nodes)
+
+    @lru_cache(maxsize=64)  # noqa: B019
+    def smooth(self, nodes: int) -> tuple[Tensor, Tensor]:
+        """Cubic splines through `nodes` knots from edge to edge, at the rows (Y', G) and columns (X', G)."""
+        along = (
+            make_interp_spline(np.linspace(0, size - 1, nodes), np.eye(nodes), k=min(3, nodes - 1))(position.cpu())
+            for size, position in zip(self.shape, (self.rows, self.columns), strict=True)
+        )
+        rows, columns = (torch.from_numpy(matrix).to(self.rows.device) for matrix in along)
+        return rows, columns
 
     @lru_cache(maxsize=64)  # noqa: B019
     def noise(self, filter_px: float) -> FilteredNoise:
@@ -103,6 +115,22 @@ class ReferenceCells:
     def select(self, index: Tensor | slice) -> ReferenceCells:
         """Frames at `index`, repeated as listed."""
         return replace(self, **{f: getattr(self, f)[index] for f in OF_FRAMES})
+
+    def decayed(self, fields: Tensor) -> ReferenceCells:
+        """The frames as decay leaves them, its `fields` (n, 2, G, G) of μ and κ taken as smooth between their nodes.
+
+        As in a moving frame, the slopes fade with the lattice; the noise becomes what a fit of such frames has from it.
+        """
+        rows, columns = self.grid.smooth(fields.shape[-1])
+        decay = (rows @ fields.clamp_min(LEAST_LEFT) @ columns.mT).clamp_min(LEAST_LEFT).float()
+        contrast = decay[:, 1:]
+        return replace(
+            self,
+            slopes=self.slopes * contrast,
+            clean_slopes=self.clean_slopes * contrast,
+            structure=self.structure * decay,
+            noise_share=self.noise_share * decay[:, 1] ** 2 / decay[:, 0],
+        )
 
     def thinned(self) -> ReferenceCells:
         """A fourth of the cells: of four rows the first and the last, and so of the columns.

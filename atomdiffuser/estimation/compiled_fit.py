@@ -25,7 +25,7 @@ class _Axis:
     """Cells along an axis: `position` [px] and `normalised`, the lower `node` of each and the `share` of the way to the
     next, the first cell of each node (`start`, and the count at the end); `low` + `step`·share is normalised. `powers`
     (k, 3) of the normalised position; `hats` (k, 3): products of the two hat functions at a cell, both lower, one of
-    each, both upper; `moments` (k, 3·(G − 1)): the same, between a cell's own nodes.
+    each, both upper.
     """
 
     position: np.ndarray
@@ -37,7 +37,6 @@ class _Axis:
     step: float
     hats: np.ndarray
     powers: Tensor
-    moments: Tensor
 
     @classmethod
     def of(cls, position: Tensor, size: int, nodes: int, half: float) -> _Axis:
@@ -50,11 +49,9 @@ class _Axis:
         normalised = (at - (size - 1) / 2) / half
         share = along - node
         hats = np.stack([(1 - share) ** 2, share * (1 - share), share**2], axis=1)
-        moments = np.zeros((len(at), nodes - 1, 3))
-        moments[np.arange(len(at)), node] = hats
         return cls(
             at, normalised.astype(np.float32), node, share.astype(np.float32), start, low[:-1], float(low[1] - low[0]),
-            hats, torch.from_numpy(normalised[:, None] ** np.arange(3)), torch.from_numpy(moments).flatten(1),
+            hats, torch.from_numpy(normalised[:, None] ** np.arange(3)),
         )  # fmt: skip
 
 
@@ -136,10 +133,10 @@ class CompiledFitProblem(FitProblem):
             y.start, y.hats, y.powers.numpy(), whole, powers,
         )  # fmt: skip
         motion = torch.from_numpy(whole).transpose(1, 2) @ x.powers  # (n, 4, 3, 3)
-        moments = torch.from_numpy(powers).flatten(0, 3) @ x.moments
+        moments = np.empty((n, nodes - 1, 3, 7, nodes - 1, 3))
+        fit_kernels.along_columns(powers, x.start, x.hats, moments)
         cross, band = np.zeros((n, 6, size)), np.zeros((n, size, width))
-        given = array(moments, torch.float64).reshape(n, nodes - 1, 3, 7, nodes - 1, 3)
-        fit_kernels.put_together(given, y.low, y.step, x.low, x.step, cross, band)
+        fit_kernels.put_together(moments, y.low, y.step, x.low, x.step, cross, band)
         band[:, :, -1] += self.prior
         yy, yx, xx, own = motion.flatten(2)[..., QUADRATIC].unflatten(-1, (3, 3)).unbind(1)
         square = torch.cat([torch.cat([yy, yx], 2), torch.cat([yx, xx], 2)], 1)

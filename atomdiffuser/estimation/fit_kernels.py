@@ -178,6 +178,24 @@ def add_times(line, share, powers):
 
 
 @compiled
+def along_columns(powers, column_start, column_hats, moments):
+    """`moments` (…, G − 1, 3): sums of the lines of `powers` (…, X') between two nodes, times the products of two hat
+    functions in `column_hats` (X', 3).
+    """
+    lines, sums = powers.reshape(-1, powers.shape[-1]), moments.reshape(-1, len(column_start) - 1, 3)
+    lower, mixed, upper = column_hats[:, 0].copy(), column_hats[:, 1].copy(), column_hats[:, 2].copy()
+    for i in range(len(lines)):
+        line = lines[i]
+        for h in range(len(column_start) - 1):
+            one, two, three = 0.0, 0.0, 0.0
+            for j in range(column_start[h], column_start[h + 1]):
+                one += lower[j] * line[j]
+                two += mixed[j] * line[j]
+                three += upper[j] * line[j]
+            sums[i, h, 0], sums[i, h, 1], sums[i, h, 2] = one, two, three
+
+
+@compiled
 def put_together(moments, low_y, step_y, low_x, step_x, cross, band):
     """`cross` (n, 6, 2G²) and `band` (n, 2G², w), the lower band of the fields' matrix, from `moments`
     (n, G − 1, 3, 7, G − 1, 3) between nodes: images of motion and fields, then of fields, times products of two hat

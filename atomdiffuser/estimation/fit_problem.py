@@ -7,7 +7,7 @@ never forms the Jacobian. On a processor `compiled_fit` does the same in loops.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -45,6 +45,8 @@ class PairFit:
         (n,) share of the reference frame seen by both.
     converged
         (n,) bool.
+    misfit
+        (n,) variance of the residual over that of the noise, where it is largest; 1 where none was looked for.
     """
 
     moving_from_reference: Tensor
@@ -54,11 +56,21 @@ class PairFit:
     correlation: Tensor
     overlap: Tensor
     converged: Tensor
+    misfit: Tensor
 
     @property
     def fields(self) -> Tensor:
         """(n, 2, G, G) μ and κ at the nodes."""
         return torch.stack([self.intensity_nodes, self.contrast_nodes], dim=1)
+
+    def moved(self, index: Tensor, other: PairFit) -> PairFit:
+        """The same fits, the drift of those at `index` taken from others."""
+        put = lambda name: getattr(self, name).index_copy(0, index, getattr(other, name))
+        return replace(self, **{name: put(name) for name in ("moving_from_reference", "covariance")})
+
+    def select(self, index: Tensor) -> PairFit:
+        """Some of the fits."""
+        return PairFit(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
 
 @dataclass(frozen=True)
@@ -213,6 +225,7 @@ class FitProblem:
             correlation=total(weighted * observed) / energy.sqrt(),
             overlap=seen / (self.shape[0] * self.shape[1] * self.grid.share),
             converged=(last_px == 0) | (last_px < STILL_SIGMAS * sigma_px),
+            misfit=torch.ones_like(energy) if self.misfit is None else self.misfit.amax((1, 2)).double(),
         )
 
     def images(self, affine: Tensor, fields: Tensor) -> FitImages:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -23,6 +23,8 @@ CLEARLY_MORE_ALIKE = 0.05  # in correlation
 CORRELATION_SLACK = 0.25  # a peak this much lower than the best is not a lattice alternative
 MIN_CORRELATION_SIGMAS = 5.0
 SMALLEST_FIELD_PX = 24
+MISFIT = 5.0  # variance over that of the noise, above which decay is taken for finer than its fields
+FINER, ROUNDS = 1.5, 2  # times as many nodes then; each round starts from what the one before left of the lattice
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,7 @@ def register_unknown(
     found = judge_candidates(cells, thin, moving, affines, fields, expected, options.model, options.scales)
     rows, chosen = torch.arange(n, device=affines.device), found.odds.argmax(1)
     final = options.fit(cells, moving, found.moving_from_reference[rows, chosen], found.fields[rows, chosen])
+    final = _followed(cells, moving, final, options)
     return _verdict(final, hop_probability(found.odds, chosen), options, reference.shape)
 
 
@@ -145,8 +148,27 @@ def register_from(
     reference: PreparedFrames, moving: PreparedFrames, start: Tensor, options: FitOptions
 ) -> PairRegistration:
     """Register pairs from known starting affines (n, 3, 3)."""
-    fits = options.fit(reference, moving, start)
+    cells = options.cells(reference)
+    fits = _followed(cells, moving, options.fit(cells, moving, start), options)
     return _verdict(fits, torch.full_like(fits.overlap, torch.nan), options, reference.shape)
+
+
+def _followed(cells: ReferenceCells, moving: PreparedFrames, fits: PairFit, options: FitOptions) -> PairFit:
+    """The fits, with the drift of those that decay was too fine for fitted again.
+
+    Decay that its fields cut short pulls at the drift. The reference frame is given the decay found, smooth between the
+    nodes, and finer fields have only what is left to follow. The decay returned is that of the first fit.
+    """
+    again = torch.nonzero((fits.misfit > MISFIT) & fits.converged)[:, 0]
+    if len(again) == 0:
+        return fits
+    finer = replace(options, field_nodes=round(FINER * options.field_nodes))
+    cells, moving, found = cells.select(again), moving.select(again), fits.select(again)
+    for _ in range(ROUNDS):
+        cells = cells.decayed(found.fields)
+        found = finer.fit(cells, moving, found.moving_from_reference)
+    sound = torch.nonzero(found.converged)[:, 0]
+    return fits.moved(again[sound], found.select(sound))
 
 
 def _peaks(reference: PreparedFrames, moving: PreparedFrames, options: FitOptions) -> tuple[Tensor, Tensor]:

@@ -80,23 +80,25 @@ def lattice_noise_energy(scales: ImageScales) -> float:
 
 def mean_power(frames: Tensor) -> tuple[Tensor, Tensor, float]:
     """Mean power spectrum of frames (n, Y, X) under a Hann window, |frequency| [1/px], and the noise floor."""
-    shape = frames.shape[-2:]
-    window = torch.hann_window(shape[0], device=frames.device)[:, None] * torch.hann_window(
-        shape[1], device=frames.device
-    )
-    power = torch.zeros((), device=frames.device)
+    window, frequency, corners = _window_and_frequency(frames.shape[-2:], str(frames.device))
+    power, whole = torch.zeros((), device=frames.device), window.sum()
     for part in frames.split(max(1, TOGETHER_PX // window.numel())):
-        mean = (part * window).sum((-2, -1), keepdim=True) / window.sum()
+        mean = (part * window).sum((-2, -1), keepdim=True) / whole
         spectra = torch.fft.rfft2((part - mean).mul_(window))
         power = power + (spectra.real.square() + spectra.imag.square()).sum(0)
     power = power / (frames.shape[0] * window.square().sum())
-    fy = torch.fft.fftfreq(shape[0], device=frames.device)
-    fx = torch.fft.rfftfreq(shape[1], device=frames.device)
-    frequency = torch.hypot(fy[:, None], fx[None, :])
-    corners = (fy.abs()[:, None] > 0.4) & (fx[None, :] > 0.4)
     below_mean = (1 - 1 / (9 * frames.shape[0])) ** 3  # median of n averaged exponentials (Wilson & Hilferty, 1931)
-    floor = float(power[corners].median()) / below_mean
+    floor = float(power.flatten()[corners].median()) / below_mean
     return power, frequency, floor
+
+
+@lru_cache(maxsize=4)
+def _window_and_frequency(shape: tuple[int, int], device: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Hann window (Y, X), |frequency| (Y, X // 2 + 1) [1/px] and numbers of those in the corners, where noise is alone."""
+    window = torch.hann_window(shape[0], device=device)[:, None] * torch.hann_window(shape[1], device=device)
+    fy, fx = torch.fft.fftfreq(shape[0], device=device), torch.fft.rfftfreq(shape[1], device=device)
+    corners = (fy.abs()[:, None] > 0.4) & (fx[None, :] > 0.4)
+    return window, torch.hypot(fy[:, None], fx[None, :]), torch.nonzero(corners.flatten())[:, 0]
 
 
 def clear_signal(power: Tensor, floor: float, n_frames: int) -> Tensor:
