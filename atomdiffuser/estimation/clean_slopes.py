@@ -11,12 +11,15 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from scipy.fft import next_fast_len
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class SlopeNoise:
-    """Power of white noise of variance 1 a pixel at the frequencies of `rfft2` over cells, (Y', X'//2 + 1) float32.
+    """Power of white noise of variance 1 a pixel at the frequencies of `rfft2` over cells, float32.
+
+    Zeros fill these up to `size`, whose transform is quick.
 
     Attributes
     ----------
@@ -31,25 +34,27 @@ class SlopeNoise:
     slope: Tensor
     value: Tensor
     copies: Tensor
+    size: tuple[int, int]
 
     @classmethod
     def of(cls, shape: tuple[int, int], stride: int, value: Tensor, slope: Tensor) -> SlopeNoise:
         """From the correlations along an axis, (2r + 1,) lag by lag [px], of values and of slopes at cells `stride`
         apart.
         """
+        size = (next_fast_len(shape[0]), next_fast_len(shape[1], real=True))
         (value_y, slope_y), (value_x, slope_x) = (
-            [_power(correlation, n, stride) for correlation in (value, slope)] for n in shape
+            [_power(correlation, n, stride) for correlation in (value, slope)] for n in size
         )
-        half = shape[1] // 2 + 1
+        half = size[1] // 2 + 1
         both = slope_y[:, None] * value_x + value_y[:, None] * slope_x
         copies = torch.full((half,), 2.0)
         copies[0] = 1.0
-        copies[shape[1] - half + 1 :] = 1.0  # the highest one of an even number
-        return cls(both[:, :half].float(), (value_y[:, None] * value_x)[:, :half].float(), copies)
+        copies[size[1] - half + 1 :] = 1.0  # the highest one of an even number
+        return cls(both[:, :half].float(), (value_y[:, None] * value_x)[:, :half].float(), copies, size)
 
     def to(self, device: torch.device) -> SlopeNoise:
         """On another device."""
-        return SlopeNoise(self.slope.to(device), self.value.to(device), self.copies.to(device))
+        return SlopeNoise(self.slope.to(device), self.value.to(device), self.copies.to(device), self.size)
 
 
 def clean_slopes(slopes: Tensor, variance: Tensor, noise: SlopeNoise) -> tuple[Tensor, Tensor]:
@@ -65,13 +70,14 @@ def clean_slopes(slopes: Tensor, variance: Tensor, noise: SlopeNoise) -> tuple[T
     (n, 2, Y', X') and (n, 2) shares of the noise's energy: in products of clean and given slopes, and of clean slopes
     squared as far as the frame itself correlates with noise of its kind.
     """
-    spectrum = torch.fft.rfft2(slopes)
-    power = torch.view_as_real(spectrum).square().sum((1, -1)) / slopes[0, 0].numel()
+    height, width = slopes.shape[-2:]
+    spectrum = torch.fft.rfft2(slopes, s=noise.size)
+    power = torch.view_as_real(spectrum).square().sum((1, -1)) / (height * width)
     around = F.pad(power[:, None], (0, 0, 1, 1), mode="circular")
     around = F.pad(around, (1, 1, 0, 0), mode="replicate")
     power = F.avg_pool2d(around, 3, 1)[:, 0]
     passed = (1 - variance.to(power)[:, None, None] * noise.slope / power.clamp_min(1e-30)).clamp_min(0)
-    clean = torch.fft.irfft2(spectrum * passed[:, None], s=slopes.shape[-2:])
+    clean = torch.fft.irfft2(spectrum.mul_(passed[:, None]), s=noise.size)[..., :height, :width].contiguous()
     total = lambda image: (image * noise.copies).sum((-2, -1))
     once = total(passed * noise.slope) / total(noise.slope)
     twice = total(passed**2 * noise.slope * noise.value) / total(noise.slope * noise.value)

@@ -13,10 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from atomdiffuser.compiled import array, compiled_here
 from atomdiffuser.estimation.noise import NoiseModel
 from atomdiffuser.interpolation import filter_separable, gaussian_kernel, near
 
 HOT_SIGMAS = 12.0
+BY_ROUNDING = 0.999  # of the limit for hot pixels, below which one is under it however it is computed
 HOT_OVER_NEIGHBOURS = 2.5  # a probe that spans two pixels gives a neighbour at least half of the peak
 FEWEST_EXPECTED = 30.0  # electrons on a line before a line without any is a fault
 SATURATED_RUN_PX = 12
@@ -27,12 +29,26 @@ DILATION_SIGMAS = 2.5
 
 def find_faults(frame: Tensor, noise: NoiseModel) -> Tensor | None:
     """Faulty pixels of a frame (1, Y, X) [counts above the dark level], bool; None where there are none."""
+    if compiled_here(frame.device) and _plainly_sound(frame, noise):
+        return None
     bad = None if all_finite(frame) else ~torch.isfinite(frame)
     runs = _saturated_runs(frame if bad is None else torch.where(bad, -torch.inf, frame))
     for found in (_lines(frame, bad, noise, -1), _lines(frame, bad, noise, -2), runs):
         bad = _either(bad, found)
     sound = frame if bad is None else torch.where(bad, 0.0, frame)
     return _either(bad, _hot(sound, noise))
+
+
+def _plainly_sound(frame: Tensor, noise: NoiseModel) -> bool:
+    """Whether one look tells that none of the others would find anything."""
+    from atomdiffuser.estimation.fault_kernels import first_look
+
+    total, largest, count, flat = first_look(array(frame[0]))
+    if flat or count >= SATURATED_RUN_PX or not math.isfinite(total):
+        return False
+    level = total / frame.numel()
+    noise_at_level = max(noise.readout + noise.per_count * level, noise.floor) ** 0.5
+    return largest < BY_ROUNDING * (level + HOT_SIGMAS * (noise_at_level + noise.per_count))
 
 
 def all_finite(frame: Tensor) -> bool:

@@ -94,7 +94,7 @@ def mean_power(frames: Tensor) -> tuple[Tensor, Tensor, float]:
 
 @lru_cache(maxsize=4)
 def _window_and_frequency(shape: tuple[int, int], device: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Hann window (Y, X), |frequency| (Y, X // 2 + 1) [1/px] and numbers of those in the corners, where noise is alone."""
+    """Hann window (Y, X), |frequency| (Y, X // 2 + 1) [1/px], and numbers of those in the corners, where noise is."""
     window = torch.hann_window(shape[0], device=device)[:, None] * torch.hann_window(shape[1], device=device)
     fy, fx = torch.fft.fftfreq(shape[0], device=device), torch.fft.rfftfreq(shape[1], device=device)
     corners = (fy.abs()[:, None] > 0.4) & (fx[None, :] > 0.4)

@@ -38,7 +38,11 @@ IMPORTS: dict[str, tuple[str, ...]] = {
 }
 """What the jobs of a stage import beyond the module of the stage."""
 COMPUTING = ("register", "decay", "damage", "align")
-LOOPS = ("atomdiffuser.interpolation_kernels", "atomdiffuser.estimation.compiled_fit")
+LOOPS = (
+    "atomdiffuser.interpolation_kernels",
+    "atomdiffuser.estimation.compiled_fit",
+    "atomdiffuser.estimation.fault_kernels",
+)
 
 REQUEST_WITHIN_S = 10.0
 NO_THREAD_OF_PYARROW = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}  # that of the allocator it brings

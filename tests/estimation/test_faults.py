@@ -8,6 +8,8 @@ import torch
 from measured_pairs import SHAPE, error_px, series
 
 from atomdiffuser import estimate_pairs
+from atomdiffuser.compiled import compiled_here
+from atomdiffuser.estimation import faults
 from atomdiffuser.estimation.faults import fill_faults, find_faults, touched
 from atomdiffuser.estimation.noise import NoiseModel
 
@@ -116,3 +118,26 @@ def test_what_the_filter_carries_further_is_left_out_too() -> None:
     bad = torch.zeros(1, *SHAPE, dtype=torch.bool)
     bad[0, 50, 60] = True
     assert int(touched(bad, 2.0).sum()) == 11 * 11 and bool(touched(bad, 2.0)[0, 45, 65])
+
+
+@pytest.mark.parametrize("fault", ["none", "nan", "inf", "row", "column", "hot", "saturated", "blank"])
+def test_first_look_finds_what_the_others_find(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = torch.from_numpy(np.random.default_rng(3).poisson(30.0, (1, 61, 83)).astype(np.float32))
+    if fault == "row":
+        frame[0, -1] = 7
+    elif fault == "column":
+        frame[0, :, 0] = 31
+    elif fault == "saturated":
+        frame[0, 20:40, 5] = 100
+    elif fault == "blank":
+        frame[:] = 3
+    elif fault != "none":
+        frame[0, 60, 40] = {"nan": torch.nan, "inf": torch.inf, "hot": 900.0}[fault]
+    monkeypatch.setattr(faults, "compiled_here", lambda device: False)
+    whole = find_faults(frame, SHOT)
+    monkeypatch.undo()
+    found = find_faults(frame, SHOT)
+    assert (found is None) == (whole is None) == (fault == "none")
+    assert found is None or torch.equal(found, whole)
+    if compiled_here(frame.device):
+        assert faults._plainly_sound(frame, SHOT) == (fault == "none")
