@@ -58,14 +58,19 @@ class CellGrid:
         return FrameBasis(self.rows, self.columns, self.shape, nodes)
 
     @lru_cache(maxsize=64)  # noqa: B019
-    def smooth(self, nodes: int) -> tuple[Tensor, Tensor]:
-        """Cubic splines through `nodes` knots from edge to edge, at the rows (Y', G) and columns (X', G)."""
-        along = (
-            make_interp_spline(np.linspace(0, size - 1, nodes), np.eye(nodes), k=min(3, nodes - 1))(position.cpu())
-            for size, position in zip(self.shape, (self.rows, self.columns), strict=True)
-        )
-        rows, columns = (torch.from_numpy(matrix).to(self.rows.device) for matrix in along)
-        return rows, columns
+    def smooth(self, nodes: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Cubic splines through `nodes` knots from edge to edge and their slopes [1/px], at the rows (Y', G) and the
+        columns (X', G).
+        """
+
+        def along(size: int, position: Tensor) -> tuple[Tensor, Tensor]:
+            spline = make_interp_spline(np.linspace(0, size - 1, nodes), np.eye(nodes), k=min(3, nodes - 1))
+            value, slope = (
+                torch.from_numpy(s(position.cpu())).to(position.device) for s in (spline, spline.derivative())
+            )
+            return value, slope
+
+        return along(self.shape[0], self.rows), along(self.shape[1], self.columns)
 
     @lru_cache(maxsize=64)  # noqa: B019
     def noise(self, filter_px: float) -> FilteredNoise:
@@ -116,19 +121,31 @@ class ReferenceCells:
         """Frames at `index`, repeated as listed."""
         return replace(self, **{f: getattr(self, f)[index] for f in OF_FRAMES})
 
-    def decayed(self, fields: Tensor) -> ReferenceCells:
-        """The frames as decay leaves them, its `fields` (n, 2, G, G) of μ and κ taken as smooth between their nodes.
+    def ascent(self, contrast: Tensor, filter_px: float) -> Tensor:
+        """σ²·∇κ·∇F(x), (n, Y', X'): what a matched filter of σ `filter_px` makes of contrast that varies between nodes
+        (n, G, G).
+        """
+        (rows, rows_slope), (columns, columns_slope) = self.grid.smooth(contrast.shape[-1])
+        along_y, along_x = (
+            (a @ contrast @ b.mT).to(self.slopes) for a, b in ((rows_slope, columns), (rows, columns_slope))
+        )
+        return filter_px**2 * (along_y * self.clean_slopes[:, 0] + along_x * self.clean_slopes[:, 1])
+
+    def decayed(self, fields: Tensor, filter_px: float) -> ReferenceCells:
+        """The frames as decay and then a matched filter of σ `filter_px` leave them, the decay's `fields` (n, 2, G, G)
+        of μ and κ taken as smooth between their nodes.
 
         As in a moving frame, the slopes fade with the lattice; the noise becomes what a fit of such frames has from it.
         """
-        rows, columns = self.grid.smooth(fields.shape[-1])
+        (rows, _), (columns, _) = self.grid.smooth(fields.shape[-1])
         decay = (rows @ fields.clamp_min(LEAST_LEFT) @ columns.mT).clamp_min(LEAST_LEFT).float()
         contrast = decay[:, 1:]
+        lattice = self.lattice * decay[:, 1] + self.ascent(fields[:, 1], filter_px)
         return replace(
             self,
             slopes=self.slopes * contrast,
             clean_slopes=self.clean_slopes * contrast,
-            structure=self.structure * decay,
+            structure=torch.stack([self.base * decay[:, 0], lattice], dim=1),
             noise_share=self.noise_share * decay[:, 1] ** 2 / decay[:, 0],
         )
 

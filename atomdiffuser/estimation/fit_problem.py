@@ -122,6 +122,7 @@ class FitProblem:
     def __init__(self, reference: ReferenceCells, moving: PreparedFrames, model: FitModel):
         self.reference, self.moving, self.noise = reference, moving, model.noise
         self.shared_reference, self.prior = model.shared_reference, FIELD_PRIOR_SIGMA**-2
+        self.filter_px = model.filter_px
         self.margin_px, self.grid, self.shape = model.margin_px, reference.grid, reference.grid.shape
         self.device = reference.slopes.device
         self.basis, self.filter = self.grid.basis(model.nodes), self.grid.noise(model.filter_px)
@@ -203,9 +204,16 @@ class FitProblem:
         step, change = normal.solve(-motion, field + self.prior * (1 - by_node(fields)))
         return step @ self.px_from_normalised.T, of_nodes(change, self.basis.nodes)
 
-    def summarise(self, affine: Tensor, fields: Tensor, last_px: Tensor, normal: NormalMatrix | None) -> PairFit:
+    def smeared(self, images: FitImages, fields: Tensor, normal: NormalMatrix) -> Tensor:
+        """The motion (n, 6) that undoes what the matched filter's smearing of decay `fields` does to a settled fit."""
+        ascent = self.reference.ascent(fields[:, 1], self.filter_px)
+        motion, field = self.right_sums(replace(images, residual=-ascent))
+        return normal.solve(-motion, field)[0] @ self.px_from_normalised.T
+
+    def summarise(
+        self, affine: Tensor, fields: Tensor, images: FitImages, last_px: Tensor, normal: NormalMatrix | None
+    ) -> PairFit:
         """Quality of the final state, and its covariance where there is a normal matrix."""
-        images = self.images(affine, fields)
         transform = self.px_from_normalised
         covariance = affine.new_full((len(affine), 6, 6), torch.inf)
         if normal is not None:

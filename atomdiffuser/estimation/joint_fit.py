@@ -9,6 +9,9 @@ frames. The gradient is the reference frame's, freed of noise, times κ: it does
 frame is uncorrelated with its own slope, so that the fit's zero lies where the frames match. The normal matrix has
 products of the clean and the given slopes, less what the noise's own slopes add to them.
 
+The matched filter F smears decay: F(κ·x) = κ·F(x) + σ²·∇κ·∇F(x), as if the specimen had moved up the slope of the
+contrast. The last step takes that back.
+
 Where the misfit stays above the noise, because decay has an edge that the fields cannot follow, it counts as noise.
 
 Assumes structure finer than the node spacing, decay that varies little within a node, and no occlusion.
@@ -59,7 +62,11 @@ def fit_pairs(
     """
     problem = _problem(reference, moving, model)
     affine, fields, last_px, normal = _settle(problem, start, start_fields, max_iterations, tolerance_px)
-    return problem.summarise(affine, fields, last_px, normal if covariance else None)
+    images = problem.images(affine, fields)
+    if not covariance:
+        return problem.summarise(affine, fields, images, last_px, None)
+    affine = _moved(affine, problem.smeared(images, fields, normal))
+    return problem.summarise(affine, fields, images, last_px, normal)
 
 
 def settle_pairs(

@@ -165,7 +165,7 @@ def _followed(cells: ReferenceCells, moving: PreparedFrames, fits: PairFit, opti
     finer = replace(options, field_nodes=round(FINER * options.field_nodes))
     cells, moving, found = cells.select(again), moving.select(again), fits.select(again)
     for _ in range(ROUNDS):
-        cells = cells.decayed(found.fields)
+        cells = cells.decayed(found.fields, options.scales.filter_px)
         found = finer.fit(cells, moving, found.moving_from_reference)
     sound = torch.nonzero(found.converged)[:, 0]
     return fits.moved(again[sound], found.select(sound))

@@ -65,7 +65,8 @@ def test_pairs_have_the_same_numbers_whatever_the_threads(threads) -> None:
     alone = estimate()
     assert alone.valid.all() and together.valid.all()
     assert np.allclose(together.moving_from_reference, alone.moving_from_reference, atol=1e-5)
-    assert np.allclose(together.hop_probability, alone.hop_probability, atol=1e-6)
+    # Odds of up to 12 from sums in single precision, whose order follows the batches: some millionths of a probability.
+    assert np.allclose(together.hop_probability, alone.hop_probability, atol=1e-5)
 
 
 def test_a_series_is_fitted_in_order_and_each_pair_is_counted(threads, monkeypatch: pytest.MonkeyPatch) -> None:
