@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -186,32 +187,36 @@ def sample_spline(coefficients: Tensor, y: Tensor, x: Tensor) -> Tensor:
     return values
 
 
-def sample_spline_grid(coefficients: Tensor, b_from_a: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+def sample_spline_grid(
+    coefficients: Tensor, b_from_a: Tensor, rows: Tensor, columns: Tensor, of: np.ndarray | None = None
+) -> Tensor:
     """Sample cubic B-splines where affines put the points of a grid.
 
     Parameters
     ----------
     coefficients
-        (m, Y, X); n / m successive affines belong to each.
+        (m, Y, X).
     b_from_a
         (n, 3, 3).
     rows, columns
         (Y',), (X',) positions [px].
+    of
+        (n,) int64: which image each affine belongs to; by default the first to the first, and so on.
 
     Returns
     -------
     (n, Y', X') values, as from `sample_spline`.
     """
-    if len(b_from_a) % len(coefficients):
-        raise ValueError(f"{len(b_from_a)} affines do not belong to {len(coefficients)} images in equal shares")
+    if of is None and len(b_from_a) != len(coefficients):
+        raise ValueError(f"{len(b_from_a)} affines and {len(coefficients)} images; say which image each belongs to")
+    if of is None:
+        of = np.arange(len(b_from_a))
     if not _compiled(coefficients, b_from_a):
-        y, x = affine_coordinates_at(b_from_a, rows, columns)
-        together = lambda t: t.reshape(len(coefficients), -1, t.shape[-1])
-        return sample_spline(coefficients, together(y), together(x)).reshape(y.shape)
+        return sample_spline(coefficients[torch.from_numpy(of)], *affine_coordinates_at(b_from_a, rows, columns))
     from atomdiffuser.interpolation_kernels import sample_grid
 
     values = torch.empty(len(b_from_a), len(rows), len(columns), dtype=torch.float32)
-    given = (array(coefficients), *(array(t, torch.float64) for t in (b_from_a, rows, columns)), values.numpy())
+    given = (array(coefficients), of, *(array(t, torch.float64) for t in (b_from_a, rows, columns)), values.numpy())
     in_parts(lambda first, last: sample_grid(first, last, *given), len(rows), values.numel())
     return values
 

@@ -84,30 +84,59 @@ def sample_points(first, last, coefficients, y, x, values):
 
 
 @compiled
-def sample_grid(first, last, coefficients, affine, rows, columns, values):
+def sample_grid(first, last, coefficients, of, affine, rows, columns, values):
     """Cubic B-splines of coefficients (m, Y, X) where affines (n, 3, 3) put rows × columns, of rows `first` to `last`;
-    n / m successive affines belong to each image.
+    `of` (n,) says which image each affine belongs to.
+
+    Along a line the shares of the pixels around, and the first one's number, are found for all places before any is
+    looked up: two such loops are quicker than one that does both.
     """
-    n, each = len(affine), len(affine) // len(coefficients)
     height, width = coefficients.shape[1:]
-    for p in range(n):
-        a, image = affine[p], coefficients[p // each]
+    count, down = len(columns), np.uint64(width)
+    y_0, y_1, y_2, y_3 = np.empty(count, F), np.empty(count, F), np.empty(count, F), np.empty(count, F)
+    x_0, x_1, x_2, x_3 = np.empty(count, F), np.empty(count, F), np.empty(count, F), np.empty(count, F)
+    corner = np.empty(count, np.int64)
+    for p in range(len(affine)):
+        a, image = affine[p], coefficients[of[p]]
         flat = image.reshape(-1)
         for i in range(first, last):
             line = values[p, i]
             y0, x0 = a[0, 0] * rows[i] + a[0, 2], a[1, 0] * rows[i] + a[1, 2]
-            low, high = well_inside(y0, a[0, 1], columns, height)
-            left, right = well_inside(x0, a[1, 1], columns, width)
+            dy, dx = a[0, 1], a[1, 1]
+            low, high = well_inside(y0, dy, columns, height)
+            left, right = well_inside(x0, dx, columns, width)
             low, high = max(low, left), min(high, right)
             if high <= low:
-                low = high = len(columns)
+                low = high = count
+            places, inside = columns[low:high], line[low:high]
+            for j in range(len(places)):  # from zero, as only so it is known that no number counts from the end
+                y, x = F(y0 + dy * places[j]), F(x0 + dx * places[j])
+                iy, ix = np.int32(y), np.int32(x)
+                y_0[j], y_1[j], y_2[j], y_3[j] = four_shares(y - F(iy))
+                x_0[j], x_1[j], x_2[j], x_3[j] = four_shares(x - F(ix))
+                corner[j] = np.int64(iy - 1) * width + np.int64(ix - 1)
+            for j in range(len(places)):
+                b = np.uint64(corner[j])
+                c, d, e = b + down, b + down + down, b + down + down + down
+                t, u, v, w = y_0[j], y_1[j], y_2[j], y_3[j]
+                one = t * flat[b] + u * flat[c] + v * flat[d] + w * flat[e]
+                two = t * flat[b + NEXT] + u * flat[c + NEXT] + v * flat[d + NEXT] + w * flat[e + NEXT]
+                three = t * flat[b + SECOND] + u * flat[c + SECOND] + v * flat[d + SECOND] + w * flat[e + SECOND]
+                four = t * flat[b + THIRD] + u * flat[c + THIRD] + v * flat[d + THIRD] + w * flat[e + THIRD]
+                inside[j] = (x_0[j] * one + x_1[j] * two) + (x_2[j] * three + x_3[j] * four)
             for j in range(low):
-                line[j] = spline_near_edge(image, F(y0 + a[0, 1] * columns[j]), F(x0 + a[1, 1] * columns[j]))
-            for j in range(low, high):
-                y, x = F(y0 + a[0, 1] * columns[j]), F(x0 + a[1, 1] * columns[j])
-                line[j] = spline_inside(flat, width, y, x)
-            for j in range(high, len(columns)):
-                line[j] = spline_near_edge(image, F(y0 + a[0, 1] * columns[j]), F(x0 + a[1, 1] * columns[j]))
+                line[j] = spline_near_edge(image, F(y0 + dy * columns[j]), F(x0 + dx * columns[j]))
+            for j in range(high, count):
+                line[j] = spline_near_edge(image, F(y0 + dy * columns[j]), F(x0 + dx * columns[j]))
+
+
+@inner
+def four_shares(t):
+    """Of the pixels around a place that is `t` of the way from the second to the third."""
+    u = ONE - t
+    first, last = u * u * u * SIXTH, t * t * t * SIXTH
+    second = TWO_THIRDS - t * t * (ONE - HALF * t)
+    return first, second, ONE - first - second - last, last
 
 
 @inner
@@ -125,14 +154,8 @@ def well_inside(start, step, columns, size):
 def spline_inside(flat, width, y, x):
     """Cubic B-spline at one place that has four pixels around it along either axis."""
     iy, ix = np.int32(y), np.int32(x)
-    ty, tx = y - F(iy), x - F(ix)
-    uy, ux = ONE - ty, ONE - tx
-    x_0, x_3 = ux * ux * ux * SIXTH, tx * tx * tx * SIXTH
-    x_1 = TWO_THIRDS - tx * tx * (ONE - HALF * tx)
-    x_2 = ONE - x_0 - x_1 - x_3
-    y_0, y_3 = uy * uy * uy * SIXTH, ty * ty * ty * SIXTH
-    y_1 = TWO_THIRDS - ty * ty * (ONE - HALF * ty)
-    y_2 = ONE - y_0 - y_1 - y_3
+    x_0, x_1, x_2, x_3 = four_shares(x - F(ix))
+    y_0, y_1, y_2, y_3 = four_shares(y - F(iy))
     stride = np.uint64(width)
     a = np.uint64(iy - 1) * stride + np.uint64(ix - 1)
     b, c = a + stride, a + stride + stride

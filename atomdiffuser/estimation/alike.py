@@ -6,6 +6,7 @@ over other specimens, or other orientations of one, the spots of each are lost a
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,7 +15,13 @@ from torch import Tensor
 
 from atomdiffuser.estimation.frame_source import without_gaps
 from atomdiffuser.estimation.side_by_side import side_by_side
-from atomdiffuser.estimation.spectrum import LOWEST_BIN, clear_signal, mean_of_neighbours, mean_power
+from atomdiffuser.estimation.spectrum import (
+    LOWEST_BIN,
+    TOGETHER_PX,
+    clear_signal,
+    mean_of_neighbours,
+    mean_powers,
+)
 
 SQUARE_PX = 256
 """Largest side of the square about the centre that is looked at."""
@@ -36,9 +43,14 @@ def alike(reference: np.ndarray, moving: np.ndarray) -> list[np.ndarray]:
     groups: list[list[int]] = []
     leaders: list[Tensor] = []
     quiet = []
-    look = lambda k: _spots([reference[k], moving[k]])
-    found = side_by_side(look, range(len(reference)), min(torch.get_num_threads(), MOST_THREADS))
-    for k, spots in enumerate(found):
+    size = min(SQUARE_PX, *reference.shape[-2:]) // 2 * 2
+    if size < SMALLEST_PX:
+        return [np.arange(len(reference))]
+    together = max(1, TOGETHER_PX // (2 * size**2))
+    parts = [range(at, min(at + together, len(reference))) for at in range(0, len(reference), together)]
+    look = lambda part: _spots(reference, moving, part, size)
+    found = side_by_side(look, parts, min(torch.get_num_threads(), MOST_THREADS))
+    for k, spots in enumerate(itertools.chain.from_iterable(found)):
         if spots is None:
             quiet.append(k)
             continue
@@ -52,17 +64,18 @@ def alike(reference: np.ndarray, moving: np.ndarray) -> list[np.ndarray]:
     return [np.array(group, dtype=int) for group in (sorted(first + quiet), *others) if group]
 
 
-def _spots(frames: Sequence[np.ndarray]) -> Tensor | None:
-    """Power of a pair that stands clear of the noise, over its norm; None without any."""
-    shape = frames[0].shape
-    size = min(SQUARE_PX, *shape) // 2 * 2
-    if size < SMALLEST_PX:
-        return None
-    corner = [(s - size) // 2 for s in shape]
+def _spots(reference: np.ndarray, moving: np.ndarray, part: Sequence[int], size: int) -> list[Tensor | None]:
+    """Power of some pairs, in the square about the centre, that stands clear of the noise, over its norm; None for
+    those without any.
+    """
+    corner = [(s - size) // 2 for s in reference.shape[-2:]]
     window = np.s_[corner[0] : corner[0] + size, corner[1] : corner[1] + size]
-    squares = [without_gaps(torch.from_numpy(np.array(frame[window], dtype=np.float32))) for frame in frames]
-    power, frequency, floor = mean_power(torch.stack(squares))
-    found = torch.where(frequency >= LOWEST_BIN / size, clear_signal(power, floor, CAUTIOUS), 0.0)
-    found = mean_of_neighbours(found.clamp_min(0).sqrt())
-    norm = found.norm()
-    return found / norm if float(norm) > 0 else None
+    squares = torch.empty(len(part), 2, size, size)
+    for m, k in enumerate(part):
+        for side, frames in enumerate((reference, moving)):
+            squares[m, side] = without_gaps(torch.from_numpy(np.array(frames[k][window], dtype=np.float32)))
+    power, frequency, floor = mean_powers(squares)
+    found = torch.where(frequency >= LOWEST_BIN / size, clear_signal(power, floor[:, None, None], CAUTIOUS), 0.0)
+    found = mean_of_neighbours(found.clamp_min_(0).sqrt_())
+    norm = found.flatten(1).norm(dim=1)
+    return [one / of if float(of) > 0 else None for one, of in zip(found, norm, strict=True)]

@@ -15,7 +15,7 @@ from torch import Tensor
 from atomdiffuser import geometry
 from atomdiffuser.estimation.alternatives import hop_probability, log_odds
 from atomdiffuser.estimation.cells import ReferenceCells
-from atomdiffuser.estimation.joint_fit import FitModel, misfit, settle_pairs
+from atomdiffuser.estimation.joint_fit import FitModel, try_pairs
 from atomdiffuser.estimation.prepare import PreparedFrames
 from atomdiffuser.estimation.spectrum import ImageScales
 
@@ -61,7 +61,7 @@ def judge_candidates(
     among = affines.shape[1]
     parts = _parts(torch.arange(len(affines)), thin, among)
     tried = [
-        _trial(thin.select(p), moving.select(p), affines[p], fields[p], expected[p], model, scales, among, STEPS[0])
+        _trial(thin, moving, p, affines[p], fields[p], expected[p], model, scales, among, STEPS[0])
         for p in parts
     ]
     affines, fields, odds = (torch.cat(values) for values in zip(*tried, strict=True))
@@ -71,7 +71,7 @@ def judge_candidates(
         rows, order = p[:, None], odds[p].argsort(dim=1, descending=True)[:, : likely[p].max()]
         own = torch.arange(order.shape[1], device=order.device) < likely[p][:, None]
         found, decay, new = _trial(
-            cells.select(p), moving.select(p), affines[rows, order], fields[rows, order],
+            cells, moving, p, affines[rows, order], fields[rows, order],
             torch.where(own, expected[rows, order], -torch.inf), model, scales, among, STEPS[1],
         )  # fmt: skip
         affines[rows, order], fields[rows, order] = found, decay
@@ -92,6 +92,7 @@ def _parts(pairs: Tensor, cells: ReferenceCells, among: int) -> list[Tensor]:
 def _trial(
     cells: ReferenceCells,
     moving: PreparedFrames,
+    of: Tensor,
     affines: Tensor,
     fields: Tensor,
     expected: Tensor,
@@ -100,11 +101,11 @@ def _trial(
     among: int,
     steps: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Affines, fields and log odds of candidates (n, k) a few steps on."""
+    """Affines, fields and log odds of candidates (n, k) for the pairs of frames `of` (n,), a few steps on."""
     n, k = affines.shape[:2]
     at_once = max(1, MOST_CELLS // (n * cells.base[0].numel()))
     parts = [slice(at, at + at_once) for at in range(0, k, at_once)]
-    found = [_settled(cells, moving, affines[:, p], fields[:, p], model, steps) for p in parts]
+    found = [_settled(cells, moving, of, affines[:, p], fields[:, p], model, steps) for p in parts]
     affines, fields, residual, weight = (torch.cat(values, dim=1) for values in zip(*found, strict=True))
     drift = geometry.drift_at_centre(affines, cells.grid.shape)
     against = torch.zeros(n, dtype=torch.long, device=affines.device)
@@ -125,13 +126,16 @@ def _trial(
 
 
 def _settled(
-    cells: ReferenceCells, moving: PreparedFrames, affines: Tensor, fields: Tensor, model: FitModel, steps: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    cells: ReferenceCells, moving: PreparedFrames, of: Tensor, affines: Tensor, fields: Tensor, model: FitModel,
+    steps: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Affines, fields, residuals and weights of candidates (n, k) a few steps on."""
     n, k = affines.shape[:2]
-    each = cells.select(torch.arange(n, device=affines.device).repeat_interleave(k))
-    settled = settle_pairs(each, moving, affines.flatten(0, 1), model, steps=steps, start_fields=fields.flatten(0, 1))
-    return tuple(values.unflatten(0, (n, k)) for values in (*settled, *misfit(each, moving, *settled, model)))
+    each = of.repeat_interleave(k)
+    affine, decay, images = try_pairs(
+        cells, moving, each, affines.flatten(0, 1), fields.flatten(0, 1), model, steps=steps
+    )
+    return tuple(values.unflatten(0, (n, k)) for values in (affine, decay, images.residual, images.weight))
 
 
 def _first(winner: Tensor, count: int) -> Tensor:
@@ -147,8 +151,8 @@ def _distinct(odds: Tensor, affines: Tensor, cells: ReferenceCells, scales: Imag
     order = odds.argsort(dim=1, descending=True)
     ranked = odds.gather(1, order)
     by_rank = affines[torch.arange(len(odds), device=odds.device)[:, None], order]
+    same = geometry.displacement_rms_px(by_rank[:, :, None], by_rank[:, None], cells.grid.shape) < distance_px
     for later in range(1, odds.shape[1]):
-        apart = geometry.displacement_rms_px(by_rank[:, :later], by_rank[:, later : later + 1], cells.grid.shape)
-        duplicate = ((apart < distance_px) & torch.isfinite(ranked[:, :later])).any(1)
+        duplicate = (same[:, later, :later] & torch.isfinite(ranked[:, :later])).any(1)
         ranked[duplicate, later] = -torch.inf
     return odds.scatter(1, order, ranked)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -11,9 +12,10 @@ from torch import Tensor
 
 from atomdiffuser.compiled import array, in_parts
 from atomdiffuser.estimation import fit_kernels
-from atomdiffuser.estimation.cells import CellGrid
-from atomdiffuser.estimation.fit_problem import LEAST_VARIANCE, FitImages, FitProblem
+from atomdiffuser.estimation.cells import CellGrid, ReferenceCells
+from atomdiffuser.estimation.fit_problem import LEAST_VARIANCE, FitImages, FitModel, FitProblem
 from atomdiffuser.estimation.normal_matrix import NormalMatrix
+from atomdiffuser.estimation.prepare import PreparedFrames
 from atomdiffuser.estimation.separable_bases import QUADRATIC
 from atomdiffuser.interpolation import sample_spline_grid
 
@@ -63,19 +65,35 @@ def _axes(grid: CellGrid, nodes: int) -> tuple[_Axis, _Axis]:
 
 
 class CompiledFitProblem(FitProblem):
-    """The same numbers as `FitProblem`, but for rounding."""
+    """The same numbers as `FitProblem`, but for rounding. Frames are not copied for fits that are of the same ones."""
+
+    def __init__(self, reference: ReferenceCells, moving: PreparedFrames, model: FitModel, of: Tensor | None = None):
+        super().__init__(reference, moving, model)
+        self.of = np.arange(len(reference)) if of is None else array(of, torch.int64)
+
+    def at(self, index: Tensor) -> CompiledFitProblem:
+        if index.numel() == len(self.of):
+            return self
+        part = copy.copy(self)
+        part.of = self.of[index.numpy()]
+        part.misfit = None if self.misfit is None else self.misfit[index]
+        return part
+
+    @property
+    def noise_left(self) -> Tensor:
+        return self.reference.noise_left[torch.from_numpy(self.of)]
 
     def images(self, affine: Tensor, fields: Tensor) -> FitImages:
         grid, noise, known, places = self.grid, self.noise, self._known, array(affine, torch.float64)
         n, shape = len(affine), known["structure"].shape[-2:]
         y, x = _axes(grid, self.basis.nodes)
-        warped = sample_spline_grid(self.moving.coefficients, affine, grid.rows, grid.columns)
+        warped = sample_spline_grid(self.moving.coefficients, affine, grid.rows, grid.columns, self.of)
         residual, contrast, precision = (np.empty((n, *shape), np.float32) for _ in range(3))
         over_rim = self._over_rim(places)
         bounded = over_rim or known["of_moving"].size or known["of_reference"].size
         inside = np.empty((n, *shape), np.float32) if bounded else NOTHING
         given = (
-            places, y.position, x.position, y.node, y.share, x.node, x.share, array(fields), known["structure"],
+            self.of, places, y.position, x.position, y.node, y.share, x.node, x.share, array(fields), known["structure"],
             known["base_variance"], np.float32(noise.per_count), np.float32(noise.readout), self.shape,
             float(self.margin_px), over_rim, known["of_moving"], known["of_reference"], warped.numpy(), residual,
             contrast, precision, inside,
@@ -107,19 +125,13 @@ class CompiledFitProblem(FitProblem):
     @cached_property
     def _known(self) -> dict[str, np.ndarray]:
         """What does not change from step to step, as arrays."""
-        reference, n = self.reference, len(self.reference)
+        reference, m = self.reference, len(self.reference)
         known = {"slopes": reference.slopes, "clean": reference.clean_slopes, "structure": reference.structure}
-        known |= {"share": self.share, "base_variance": self.base_variance.expand(n, *reference.base.shape[1:])}
+        known |= {"share": self.share, "base_variance": self.base_variance.expand(m, *reference.base.shape[1:])}
         share = self.moving.noise_share
         known["of_moving"] = torch.isfinite(share) if share.shape[-2:] == self.shape else None
         known["of_reference"] = self.known
         return {name: _optional(image) for name, image in known.items()}
-
-    def at(self, index: Tensor) -> FitProblem:
-        part = super().at(index)
-        if part is not self:
-            part.__dict__.pop("_known", None)
-        return part
 
     def normal_sums(self, images: FitImages) -> tuple[NormalMatrix, Tensor]:
         n, nodes, (y, x) = len(images.weight), self.basis.nodes, _axes(self.grid, self.basis.nodes)
@@ -127,7 +139,7 @@ class CompiledFitProblem(FitProblem):
         whole = np.zeros((n, 3, 4, columns))
         powers = np.zeros((n, nodes - 1, 3, 7, columns))
         fit_kernels.normal_sums(
-            array(images.weight), array(images.contrast),
+            self.of, array(images.weight), array(images.contrast),
             *(self._known[name] for name in ("slopes", "clean", "structure", "share")),
             *(np.float32(number) for number in (self.noise.per_count, self.noise.readout, self.noise.floor)),
             y.start, y.hats, y.powers.numpy(), whole, powers,
@@ -146,7 +158,7 @@ class CompiledFitProblem(FitProblem):
         n, nodes, (y, x) = len(images.weight), self.basis.nodes, _axes(self.grid, self.basis.nodes)
         motion, field = np.zeros((n, 6)), np.zeros((n, 2 * nodes**2))
         fit_kernels.right_side(
-            *(array(image) for image in (images.weight, images.residual, images.contrast)),
+            self.of, *(array(image) for image in (images.weight, images.residual, images.contrast)),
             *(self._known[name] for name in ("clean", "structure")),
             y.start, y.share, y.normalised, x.start, x.share, x.normalised, motion, field,
         )  # fmt: skip

@@ -1,9 +1,12 @@
 """The loops in which the joint fit spends its time, over arrays; `compiled_fit` gives them what they need.
 
-Cells lie in rows, n pairs of (Y', X'). Decay fields are bilinear between G × G nodes: a cell's row has a lower node and
+Cells lie in rows, (Y', X') for each of n fits, several of which may be of one pair of frames. Decay fields are bilinear between G × G nodes: a cell's row has a lower node and
 a share of the way to the next one, and so has its column. Sums of images against products of hat functions, or of these
 and linear functions, are sums of polynomials of second order between two nodes: moments are collected between nodes,
 the sums put together from them.
+
+Loops run over parts of arrays from zero: where one begins elsewhere, each number might count from the end, and is
+looked at one by one.
 """
 
 from __future__ import annotations
@@ -36,21 +39,22 @@ def linear_at(image, y, x):
 
 @compiled
 def residuals(
-    first, last, affine, rows, columns, row_node, row_share, column_node, column_share, nodes, structure, base_variance,
+    first, last, of, affine, rows, columns, row_node, row_share, column_node, column_share, nodes, structure, base_variance,
     per_count, readout, frame, margin, rim, moving_known, reference_known, warped, residual, contrast, variance, inside,
     total,
 ):  # fmt: skip
-    """Rows `first` to `last` of what the fit is made of, from `warped` moving frames, and each pair's summed variance.
+    """Rows `first` to `last` of what n fits are made of, from `warped` moving frames, and their summed variances.
 
-    `frame` is the moving frames' size; with `rim`, cells outside it less a margin do not count. `moving_known`
-    (m, Y, X), `reference_known` (n, Y', X') and `inside` may be empty, where all is known, or inside.
+    `of` (n,) says which of m pairs of frames each is of. `frame` is the moving frames' size; with `rim`, cells outside
+    it less a margin do not count. `moving_known` (m, Y, X), `reference_known` (m, Y', X') and `inside` (n, Y', X') may
+    be empty, where all is known, or inside.
     """
     n, width = warped.shape[0], warped.shape[2]
     count = nodes.shape[2]
     step = max(1, BLOCK // width)
     mean, lines = np.empty((step, width), F), np.empty((2, count, width), F)
     for p in range(n):
-        a = affine[p]
+        a, pair = affine[p], of[p]
         for kind in range(2):
             for g in range(count):
                 spread_nodes(nodes[p, kind, g], column_node, column_share, lines[kind, g])
@@ -63,17 +67,16 @@ def residuals(
                 if inside.size:
                     line = inside[p, i]
                     for j in range(width):
-                        line[j] = reference_known[p, i, j] if reference_known.size else ONE
+                        line[j] = reference_known[pair, i, j] if reference_known.size else ONE
                     y0, x0 = a[0, 0] * rows[i] + a[0, 2], a[1, 0] * rows[i] + a[1, 2]
                     if rim:
                         mask_outside(line, y0, a[0, 1], x0, a[1, 1], columns, frame, margin)
                     if moving_known.size:
-                        known = moving_known[p * len(moving_known) // n]
-                        mask_unknown(line, y0, a[0, 1], x0, a[1, 1], columns, known)
+                        mask_unknown(line, y0, a[0, 1], x0, a[1, 1], columns, moving_known[pair])
             model(
                 mean[: end - start].reshape(-1), contrast[p, start:end].reshape(-1),
-                structure[p, 0, start:end].reshape(-1), structure[p, 1, start:end].reshape(-1),
-                base_variance[p, start:end].reshape(-1), per_count, readout, warped[p, start:end].reshape(-1),
+                structure[pair, 0, start:end].reshape(-1), structure[pair, 1, start:end].reshape(-1),
+                base_variance[pair, start:end].reshape(-1), per_count, readout, warped[p, start:end].reshape(-1),
                 residual[p, start:end].reshape(-1), variance[p, start:end].reshape(-1),
             )  # fmt: skip
             if inside.size:
@@ -185,13 +188,15 @@ def along_columns(powers, column_start, column_hats, moments):
     lines, sums = powers.reshape(-1, powers.shape[-1]), moments.reshape(-1, len(column_start) - 1, 3)
     lower, mixed, upper = column_hats[:, 0].copy(), column_hats[:, 1].copy(), column_hats[:, 2].copy()
     for i in range(len(lines)):
-        line = lines[i]
         for h in range(len(column_start) - 1):
+            first, last = column_start[h], column_start[h + 1]
+            line, both_lower = lines[i, first:last], lower[first:last]
+            one_of_each, both_upper = mixed[first:last], upper[first:last]
             one, two, three = 0.0, 0.0, 0.0
-            for j in range(column_start[h], column_start[h + 1]):
-                one += lower[j] * line[j]
-                two += mixed[j] * line[j]
-                three += upper[j] * line[j]
+            for j in range(len(line)):
+                one += both_lower[j] * line[j]
+                two += one_of_each[j] * line[j]
+                three += both_upper[j] * line[j]
             sums[i, h, 0], sums[i, h, 1], sums[i, h, 2] = one, two, three
 
 
@@ -262,10 +267,10 @@ def add_products(band, one, other, kind, value):
 
 @compiled
 def normal_sums(
-    weight, contrast, slopes, clean, structure, share, per_count, readout, floor, row_start, row_hats, rows_u, whole,
+    of, weight, contrast, slopes, clean, structure, share, per_count, readout, floor, row_start, row_hats, rows_u, whole,
     powers,
 ):  # fmt: skip
-    """Sums over rows for the normal matrix: `whole` (n, 3, 4, X'), images yy, yx, xx of the motion and the noise's own
+    """Sums over rows for n normal matrices, of the pairs of frames `of` (n,): `whole` (n, 3, 4, X'), images yy, yx, xx of the motion and the noise's own
     times 1, u, u², and `powers` (n, G − 1, 3, 7, X'), those of motion and fields and of the fields times products of
     two hat functions; `rows_u` (Y', 3) and `row_hats` (Y', 3) hold both.
     """
@@ -273,20 +278,21 @@ def normal_sums(
     line = np.empty((MOTION + CROSS + FIELD, width), F)
     every = share.shape[1] * share.shape[2] > 1
     for p in range(n):
+        q = of[p]
         for g in range(len(row_start) - 1):
             for i in range(row_start[g], row_start[g + 1]):
-                w, kappa, base, lattice = weight[p, i], contrast[p, i], structure[p, 0, i], structure[p, 1, i]
-                along_y, along_x = clean[p, 0, i], clean[p, 1, i]
-                motion_products(line, w, kappa, slopes[p, 0, i], slopes[p, 1, i], along_y, along_x)
+                w, kappa, base, lattice = weight[p, i], contrast[p, i], structure[q, 0, i], structure[q, 1, i]
+                along_y, along_x = clean[q, 0, i], clean[q, 1, i]
+                motion_products(line, w, kappa, slopes[q, 0, i], slopes[q, 1, i], along_y, along_x)
                 own = line[3]
                 for j in range(width):
                     own[j] *= max(readout + per_count * max(base[j] + lattice[j], F(0)), floor)
                 if every:
                     for j in range(width):
-                        own[j] *= share[p, i, j]
+                        own[j] *= share[q, i, j]
                 else:
                     for j in range(width):
-                        own[j] *= share[p, 0, 0]
+                        own[j] *= share[q, 0, 0]
                 cross_products(line[4], line[5], w, kappa, along_y, base, lattice)
                 cross_products(line[6], line[7], w, kappa, along_x, base, lattice)
                 field_products(line[8], line[9], line[10], w, base, lattice)
@@ -330,13 +336,16 @@ def field_products(mean, mixed, fine, weight, base, lattice):
 
 @compiled
 def right_side(
-    weight, residual, contrast, clean, structure, row_start, row_share, rows_u, column_start, column_share, columns_v,
+    of, weight, residual, contrast, clean, structure, row_start, row_share, rows_u, column_start, column_share, columns_v,
     motion, field,
 ):  # fmt: skip
-    """Sums for the right side: `motion` (n, 6) over u, v, 1 for either direction, and `field` (n, 2G²)."""
+    """Sums for the right sides of n fits, of the pairs of frames `of` (n,): `motion` (n, 6) over u, v, 1 for either
+    direction, and `field` (n, 2G²).
+    """
     n, width = weight.shape[0], weight.shape[2]
     weighted, line = np.empty(width, F), np.empty((4, width), F)
     for p in range(n):
+        q = of[p]
         whole = np.zeros((2, 2, width))  # images along y and x, times 1 and u
         for g in range(len(row_start) - 1):
             if row_start[g] == row_start[g + 1]:
@@ -344,11 +353,11 @@ def right_side(
             powers = np.zeros((2, 2, width))  # of mean and lattice, times 1 and the share of the way to the next node
             for i in range(row_start[g], row_start[g + 1]):
                 times(weight[p, i], residual[p, i], weighted)
-                times(weighted, structure[p, 0, i], line[2])
-                times(weighted, structure[p, 1, i], line[3])
+                times(weighted, structure[q, 0, i], line[2])
+                times(weighted, structure[q, 1, i], line[3])
                 times(weighted, contrast[p, i], weighted)
-                times(weighted, clean[p, 0, i], line[0])
-                times(weighted, clean[p, 1, i], line[1])
+                times(weighted, clean[q, 0, i], line[0])
+                times(weighted, clean[q, 1, i], line[1])
                 add_line(line[:2].reshape(-1), rows_u[i], whole[0].reshape(-1), whole[1].reshape(-1))
                 add_line(line[2:].reshape(-1), row_share[i], powers[0].reshape(-1), powers[1].reshape(-1))
             add_nodes(powers, g, column_start, column_share, field[p])
@@ -384,12 +393,15 @@ def add_nodes(powers, g, column_start, column_share, field):
     for h in range(count - 1):
         below = 2 * (g * count + h)
         above = below + 2 * count
+        first, last = column_start[h], column_start[h + 1]
+        shares = column_share[first:last]
         for c in range(2):
             low, high, up_low, up_high = 0.0, 0.0, 0.0, 0.0  # the lower node along y, then the upper one
-            for j in range(column_start[h], column_start[h + 1]):
-                share = column_share[j]
-                upper = powers[1, c, j]
-                lower = powers[0, c, j] - upper
+            plain, scaled = powers[0, c, first:last], powers[1, c, first:last]
+            for j in range(len(shares)):
+                share = shares[j]
+                upper = scaled[j]
+                lower = plain[j] - upper
                 low += lower - lower * share
                 high += lower * share
                 up_low += upper - upper * share
@@ -419,9 +431,9 @@ def factor_band(band):
                 column[k] = f[j + k, width - 1 - k] / pivot
                 f[j + k, width - 1 - k] = column[k]
             for k in range(1, below + 1):
-                row, own, at = f[j + k], column[k], width - 1 - k
-                for m in range(1, k + 1):
-                    row[at + m] -= own * column[m]
+                row, own, above = f[j + k, width - k :], column[k], column[1 : k + 1]
+                for m in range(len(above)):
+                    row[m] -= own * above[m]
 
 
 @compiled
@@ -432,14 +444,16 @@ def solve_band(factor, sides):
         for r in range(sides.shape[1]):
             x = sides[p, r]
             for i in range(size):
-                row, low = factor[p, i], max(0, width - 1 - i)
-                total, before = x[i], i - width + 1
-                for k in range(low, width - 1):
-                    total -= row[k] * x[before + k]
-                x[i] = total / row[width - 1]
+                before = x[max(0, i - width + 1) : i]
+                row = factor[p, i, width - 1 - len(before) : width - 1]
+                total = x[i]
+                for k in range(len(before)):
+                    total -= row[k] * before[k]
+                x[i] = total / factor[p, i, width - 1]
             for i in range(size - 1, -1, -1):
-                row, low = factor[p, i], max(0, width - 1 - i)
-                value, before = x[i] / row[width - 1], i - width + 1
+                before = x[max(0, i - width + 1) : i]
+                row = factor[p, i, width - 1 - len(before) : width - 1]
+                value = x[i] / factor[p, i, width - 1]
                 x[i] = value
-                for k in range(low, width - 1):
-                    x[before + k] -= row[k] * value
+                for k in range(len(before)):
+                    before[k] -= row[k] * value

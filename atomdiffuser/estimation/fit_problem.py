@@ -6,7 +6,6 @@ never forms the Jacobian. On a processor `compiled_fit` does the same in loops.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -117,9 +116,14 @@ class FitImages:
 
 
 class FitProblem:
-    """Images, bases and weights shared by the iterations of one batch."""
+    """Images, bases and weights shared by the iterations of one batch of n fits.
 
-    def __init__(self, reference: ReferenceCells, moving: PreparedFrames, model: FitModel):
+    `of` (n,) says which reference and moving frame each fit is of; by default each has its own.
+    """
+
+    def __init__(self, reference: ReferenceCells, moving: PreparedFrames, model: FitModel, of: Tensor | None = None):
+        if of is not None:
+            reference, moving = reference.select(of), moving.select(of)
         self.reference, self.moving, self.noise = reference, moving, model.noise
         self.shared_reference, self.prior = model.shared_reference, FIELD_PRIOR_SIGMA**-2
         self.filter_px = model.filter_px
@@ -148,6 +152,11 @@ class FitProblem:
         part.share, part.base_variance = self.share[index], self.base_variance[index]
         return part
 
+    @property
+    def noise_left(self) -> Tensor:
+        """(n, 2) as in `ReferenceCells`."""
+        return self.reference.noise_left
+
     def learn_misfit(self, index: Tensor, images: FitImages) -> None:
         """Count as noise what the pairs at `index` misfit beyond it."""
         width = MISFIT_PX * self.grid.share**0.5
@@ -171,7 +180,7 @@ class FitProblem:
     def normal_matrix(self, images: FitImages, noise_share: float) -> NormalMatrix:
         """JᵀWJ without a share of what the noise's own slopes add, J = [κ·slope·(u, v, 1), −base·φ, −lattice·φ]."""
         normal, of_noise = self.normal_sums(images)
-        left = self.filter.slope_energy * self.reference.noise_left[:, :1, None]
+        left = self.filter.slope_energy * self.noise_left[:, :1, None]
         own = both_directions(left * of_noise)
         trace = lambda block: block.diagonal(dim1=1, dim2=2).sum(1)
         share = (LARGEST_NOISE * trace(normal.motion) / trace(own).clamp_min(1e-30)).clamp_max(noise_share)
@@ -239,7 +248,7 @@ class FitProblem:
     def images(self, affine: Tensor, fields: Tensor) -> FitImages:
         """What the normal equations are made of at affines (n, 3, 3) and fields (n, 2, G, G)."""
         y, x = affine_coordinates_at(affine, self.grid.rows, self.grid.columns)
-        warped = self._sampled(sample_spline, self.moving.coefficients, y, x)
+        warped = sample_spline(self.moving.coefficients, y, x)
         inside = self._inside(y, x)
         if self.known is not None:
             inside = self.known if inside is None else inside * self.known
@@ -262,14 +271,9 @@ class FitProblem:
         if not bool(inside_frame(y[corners], x[corners], self.shape, self.margin_px).all()):
             inside = inside_frame(y, x, self.shape, self.margin_px).float()
         if self.moving.noise_share.shape[-2:] == self.shape:
-            known = self._sampled(sample_linear, torch.isfinite(self.moving.noise_share).float(), y, x) > 0.99
+            known = sample_linear(torch.isfinite(self.moving.noise_share).float(), y, x) > 0.99
             inside = known.float() if inside is None else inside * known
         return inside
-
-    def _sampled(self, sample: Callable, frames: Tensor, y: Tensor, x: Tensor) -> Tensor:
-        """(n, Y', X') of frames, each of which n / len(frames) of the rows of `y` and `x` look into."""
-        together = lambda t: t.reshape(len(frames), -1, t.shape[-1])
-        return sample(frames, together(y), together(x)).reshape(y.shape)
 
     def right_sums(self, images: FitImages) -> tuple[Tensor, Tensor]:
         """Σ weight·residual times κ·slope·(u, v, 1), (n, 6), and times base·φ and lattice·φ, (n, 2G²)."""
@@ -295,7 +299,7 @@ class FitProblem:
             left[:, [2, 2, 3]] * right[:, [2, 3, 3]],
         )  # fmt: skip
         if not self.shared_reference:
-            noise = self.filter.slope_and_value * self.reference.noise_left[:, 1:, None]
+            noise = self.filter.slope_and_value * self.noise_left[:, 1:, None]
             meat.motion.sub_(both_directions(noise * self.basis.quadratic((images.weight * own) ** 2)))
         across = bread.gain @ meat.cross.mT
         spread = meat.motion - across - across.mT + bread.gain @ meat.field @ bread.gain.mT

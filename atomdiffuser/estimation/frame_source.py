@@ -6,7 +6,7 @@ import copy
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 from threading import Lock
@@ -171,30 +171,44 @@ class FrameSource:
 
     def prepared(self, indices: Sequence[int]) -> PreparedFrames:
         """Prepared frames, cached up to two batches' worth for each that is worked on."""
-        parts = [self._prepared_once(k) for k in indices]
-        return PreparedFrames.join(parts) if len(parts) > 1 else parts[0]  # one needs no copy
+        indices = [int(k) for k in indices]
+        kept, new = self._claimed(indices)
+        parts: dict[int, PreparedFrames] = {}
+        if new:
+            try:
+                found = self._prepare(new)
+            except BaseException:
+                for k in new:
+                    self._cache.pop(k, None)
+                    kept[k].cancel()
+                raise
+            parts = {k: found.select(slice(m, m + 1)) for m, k in enumerate(new)}
+            for k in new:
+                kept[k].set_result(parts[k])
+            if new == indices:
+                return found
+        for k in kept:
+            if k not in parts:
+                try:
+                    parts[k] = kept[k].result()
+                except CancelledError:  # it failed in another thread, and will here
+                    parts[k] = self._prepare([k])
+        whole = [parts[k] for k in indices]
+        return PreparedFrames.join(whole) if len(whole) > 1 else whole[0]  # one needs no copy
 
-    def _prepared_once(self, index: int) -> PreparedFrames:
-        """One prepared frame; where another thread is at it, that one's."""
+    def _claimed(self, indices: Sequence[int]) -> tuple[dict[int, Future[PreparedFrames]], list[int]]:
+        """Where the frames are or will be, and those that are left to the caller: no other thread is at them."""
+        new = []
         with self._cache_lock:
-            kept = self._cache.get(index)
-            if is_new := kept is None:
-                kept = self._cache[index] = Future()
-            self._cache.move_to_end(index)
+            for k in indices:
+                if k not in self._cache:
+                    self._cache[k] = Future()
+                    new.append(k)
+                self._cache.move_to_end(k)
+            kept = {k: self._cache[k] for k in indices}
             while len(self._cache) > self._cached_batches * self.batch:
                 self._cache.popitem(last=False)
-        if not is_new:
-            with suppress(CancelledError):  # it failed there, and will here
-                return kept.result()
-        try:
-            found = self._prepare(index)
-        except BaseException:
-            self._cache.pop(index, None)
-            kept.cancel()
-            raise
-        if is_new:
-            kept.set_result(found)
-        return found
+        return kept, new
 
     def in_batches(
         self, pairs: Sequence[tuple[int, int]], run: Callable, batch: int | None = None,
@@ -229,15 +243,21 @@ class FrameSource:
         self._cache.clear()
         free_device_memory()
 
-    def _prepare(self, index: int) -> PreparedFrames:
-        """One frame, what is faulty in it filled and unknown to the fit."""
-        frame = self.counts(index)
-        bad = find_faults(frame, self.noise)
-        if bad is None:
-            return prepare_frames(frame, self.scales)
-        prepared = prepare_frames(fill_faults(without_gaps(frame), bad), self.scales)
-        unknown = touched(bad, self.scales.filter_px)
-        return replace(prepared, noise_share=torch.where(unknown, torch.inf, prepared.noise_share))
+    def _prepare(self, indices: Sequence[int]) -> PreparedFrames:
+        """Frames together, what is faulty in them filled and unknown to the fit."""
+        frames = [self.counts(k) for k in indices]
+        faults = [find_faults(frame, self.noise) for frame in frames]
+        for m, bad in enumerate(faults):
+            if bad is not None:
+                frames[m] = fill_faults(without_gaps(frames[m]), bad)
+        prepared = prepare_frames(torch.cat(frames) if len(frames) > 1 else frames[0], self.scales)
+        if all(bad is None for bad in faults):
+            return prepared
+        share = prepared.noise_share.repeat(1, *self.shape)
+        for m, bad in enumerate(faults):
+            if bad is not None:
+                share[m][touched(bad, self.scales.filter_px)[0]] = torch.inf
+        return replace(prepared, noise_share=share)
 
     def _find_unusable(self) -> dict[int, str]:
         reasons = {k: "excluded in session.yaml" for k in self.series.excluded}

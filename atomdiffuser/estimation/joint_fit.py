@@ -24,7 +24,7 @@ from torch import Tensor
 
 from atomdiffuser.compiled import compiled_here
 from atomdiffuser.estimation.cells import ReferenceCells
-from atomdiffuser.estimation.fit_problem import FitModel, FitProblem, PairFit
+from atomdiffuser.estimation.fit_problem import FitImages, FitModel, FitProblem, PairFit
 from atomdiffuser.estimation.normal_matrix import NormalMatrix
 from atomdiffuser.estimation.prepare import PreparedFrames
 
@@ -70,14 +70,20 @@ def fit_pairs(
 
 
 def settle_pairs(
-    reference: ReferenceCells, moving: PreparedFrames, start: Tensor, model: FitModel, *, steps: int,
-    start_fields: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Affines (n, 3, 3) and fields (n, 2, nodes, nodes) a few Gauss–Newton steps on, without judging them.
+    reference: ReferenceCells, moving: PreparedFrames, start: Tensor, model: FitModel, *, steps: int
+) -> tuple[Tensor, Tensor]:
+    """Affines (n, 3, 3) and fields (n, 2, nodes, nodes) a few Gauss–Newton steps on, without judging them."""
+    return _settle(_problem(reference, moving, model), start, None, steps, 0.0, trial=True)[:2]
 
-    As in `misfit`, fewer moving frames than affines may be given: each then belongs to as many successive affines.
-    """
-    return _settle(_problem(reference, moving, model), start, start_fields, steps, 0.0, trial=True)[:2]
+
+def try_pairs(
+    reference: ReferenceCells, moving: PreparedFrames, of: Tensor, start: Tensor, start_fields: Tensor,
+    model: FitModel, *, steps: int,
+) -> tuple[Tensor, Tensor, FitImages]:  # fmt: skip
+    """The same from affines and fields that are each `of` (n,) one of the pairs of frames, and what is left there."""
+    problem = _problem(reference, moving, model, of)
+    affine, fields, *_ = _settle(problem, start, start_fields, steps, 0.0, trial=True)
+    return affine, fields, problem.images(affine, fields)
 
 
 def _settle(
@@ -121,21 +127,15 @@ def _settle(
     return affine, fields, last_px, latest
 
 
-def misfit(
-    reference: ReferenceCells, moving: PreparedFrames, affine: Tensor, fields: Tensor, model: FitModel
-) -> tuple[Tensor, Tensor]:
-    """Residual and weight (n, Y', X') of the cells at affines (n, 3, 3) and fields (n, 2, nodes, nodes)."""
-    images = _problem(reference, moving, model).images(affine, fields)
-    return images.residual, images.weight
-
-
-def _problem(reference: ReferenceCells, moving: PreparedFrames, model: FitModel) -> FitProblem:
+def _problem(
+    reference: ReferenceCells, moving: PreparedFrames, model: FitModel, of: Tensor | None = None
+) -> FitProblem:
     """Solved by compiled loops where they run, by tensor operations elsewhere."""
     if not compiled_here(reference.slopes.device):
-        return FitProblem(reference, moving, model)
+        return FitProblem(reference, moving, model, of)
     from atomdiffuser.estimation.compiled_fit import CompiledFitProblem
 
-    return CompiledFitProblem(reference, moving, model)
+    return CompiledFitProblem(reference, moving, model, of)
 
 
 def _moved(affine: Tensor, step: Tensor) -> Tensor:

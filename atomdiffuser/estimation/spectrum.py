@@ -80,16 +80,21 @@ def lattice_noise_energy(scales: ImageScales) -> float:
 
 def mean_power(frames: Tensor) -> tuple[Tensor, Tensor, float]:
     """Mean power spectrum of frames (n, Y, X) under a Hann window, |frequency| [1/px], and the noise floor."""
-    window, frequency, corners = _window_and_frequency(frames.shape[-2:], str(frames.device))
-    power, whole = torch.zeros((), device=frames.device), window.sum()
-    for part in frames.split(max(1, TOGETHER_PX // window.numel())):
+    power, frequency, floor = mean_powers(frames[None])
+    return power[0], frequency, float(floor)
+
+
+def mean_powers(stacks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The same for many stacks of frames (m, n, Y, X): power (m, Y, X // 2 + 1), |frequency| and floors (m,)."""
+    window, frequency, corners = _window_and_frequency(stacks.shape[-2:], str(stacks.device))
+    power, whole, n = torch.zeros((), device=stacks.device), window.sum(), stacks.shape[1]
+    for part in stacks.split(max(1, TOGETHER_PX // (len(stacks) * window.numel())), dim=1):
         mean = (part * window).sum((-2, -1), keepdim=True) / whole
         spectra = torch.fft.rfft2((part - mean).mul_(window))
-        power = power + (spectra.real.square() + spectra.imag.square()).sum(0)
-    power = power / (frames.shape[0] * window.square().sum())
-    below_mean = (1 - 1 / (9 * frames.shape[0])) ** 3  # median of n averaged exponentials (Wilson & Hilferty, 1931)
-    floor = float(power.flatten()[corners].median()) / below_mean
-    return power, frequency, floor
+        power = power + (spectra.real.square() + spectra.imag.square()).sum(1)
+    power = power / (n * window.square().sum())
+    below_mean = (1 - 1 / (9 * n)) ** 3  # median of n averaged exponentials (Wilson & Hilferty, 1931)
+    return power, frequency, power.flatten(1)[:, corners].median(1).values / below_mean
 
 
 @lru_cache(maxsize=4)
@@ -101,8 +106,8 @@ def _window_and_frequency(shape: tuple[int, int], device: str) -> tuple[Tensor, 
     return window, torch.hypot(fy[:, None], fx[None, :]), torch.nonzero(corners.flatten())[:, 0]
 
 
-def clear_signal(power: Tensor, floor: float, n_frames: int) -> Tensor:
-    """Power above the noise floor where it stands clear of it, 0 elsewhere.
+def clear_signal(power: Tensor, floor: float | Tensor, n_frames: int) -> Tensor:
+    """Power (…, Y, X) above the noise floor where it stands clear of it, 0 elsewhere.
 
     Where there is noise alone, half of the bins lie above the floor by chance. Weighted by f², the many bins at high
     frequencies would pass for fine structure, and ask for a filter too narrow at low counts.
@@ -112,14 +117,14 @@ def clear_signal(power: Tensor, floor: float, n_frames: int) -> Tensor:
 
 
 def mean_of_neighbours(image: Tensor) -> Tensor:
-    """Mean of each pixel of (Y, X) and those around it that there are."""
-    for axis in (0, 1):
-        total, count = image.clone(), torch.full(image.shape[axis : axis + 1], 3.0, device=image.device)
+    """Mean of each pixel of (…, Y, X) and those around it that there are."""
+    for axis in (-2, -1):
+        total, count = image.clone(), torch.full((image.shape[axis],), 3.0, device=image.device)
         last = image.shape[axis] - 1
         total.narrow(axis, 0, last).add_(image.narrow(axis, 1, last))
         total.narrow(axis, 1, last).add_(image.narrow(axis, 0, last))
         count[[0, -1]] -= 1
-        image = total / (count[:, None] if axis == 0 else count)
+        image = total / (count[:, None] if axis == -2 else count)
     return image
 
 

@@ -87,7 +87,7 @@ def test_a_frame_is_prepared_once_for_all_threads_and_read_ahead_ends_with_an_er
     batch = pairs(20)
     src, prepared = source(batch.reference.numpy()), []
     prepare = type(src)._prepare
-    monkeypatch.setattr(type(src), "_prepare", lambda self, k: prepared.append(k) or prepare(self, k))
+    monkeypatch.setattr(type(src), "_prepare", lambda self, new: prepared.extend(new) or prepare(self, new))
     todo = [(k, k + lag) for lag in (1, 2, 4) for k in range(16)]
     src.batch = 8
     src.in_batches(todo, lambda part, first, second: part)
