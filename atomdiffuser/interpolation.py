@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -74,6 +74,20 @@ class BandedMatrix:
         padded = F.pad(self.whole, (self.reach, self.reach))
         return torch.stack([padded[i, i : i + 2 * self.reach + 1] for i in range(size)])
 
+    @cached_property
+    def extent(self) -> np.ndarray:
+        """(l, 2) first column of each row that is not next to nothing, and one past the last."""
+        known = self.whole.abs() > NEGLIGIBLE * self.whole.abs().max()
+        column = torch.arange(self.whole.shape[1], device=known.device)
+        last = torch.where(known, column + 1, 0).amax(1)
+        first = torch.where(known, column, self.whole.shape[1]).amin(1)
+        return torch.stack([torch.minimum(first, last), last], 1).cpu().numpy()
+
+    @cached_property
+    def turned(self) -> BandedMatrix:
+        """Its transpose."""
+        return BandedMatrix.of(self.whole.T.contiguous())
+
     def __matmul__(self, images: Tensor) -> Tensor:
         """The product with images (…, k, m), without what lies outside the band."""
         rows, columns = self.whole.shape
@@ -105,10 +119,27 @@ def smooth(images: Tensor, sigma_px: float) -> Tensor:
     if any(pair is None for pair in pairs):
         kernel = gaussian_kernel(sigma_px)
         return filter_separable(images, kernel, kernel)
+    if _compiled(images):
+        return _smooth_compiled(images, *pairs)
     for step in (0, 1):  # to coefficients along y and x, then from these
         for pair in pairs:
             images = (pair[step] @ images).mT
     return images.contiguous()
+
+
+def _smooth_compiled(images: Tensor, y: tuple[BandedMatrix, ...], x: tuple[BandedMatrix, ...]) -> Tensor:
+    from atomdiffuser.interpolation_kernels import from_knots, to_knots
+
+    given, out = array(images), torch.empty_like(images, memory_format=torch.contiguous_format)
+    down, back_down, along, back_along = (
+        (array(m.whole), m.extent) for m in (*y, x[0], x[1].turned)
+    )
+    knots = np.empty((len(given), len(down[0]), given.shape[2]), np.float32)
+    collect = lambda first, last: to_knots(first, last, given, *down, *along, *back_along, knots)
+    spread = lambda first, last: from_knots(first, last, knots, *back_down, out.numpy())
+    in_parts(collect, len(down[0]), images.numel())
+    in_parts(spread, given.shape[1], images.numel())
+    return out
 
 
 @lru_cache(maxsize=64)

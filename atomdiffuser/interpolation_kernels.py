@@ -215,3 +215,66 @@ def banded_product(images, band_y, band_x, out):
                 shares, shifted = band_x[m], across[m : m + width]
                 for j in range(width):
                     line[j] += shares[j] * shifted[j]
+
+
+@compiled
+def to_knots(first, last, images, down, down_band, along, along_band, back, back_band, out):
+    """Knots `first` to `last` along y of what a blur makes of images (n, Y, X): `out` (n, K, X) holds coefficients of
+    splines along y at places along x.
+
+    `down` (K, Y) gives the knots along y, `along` (K', X) those along x, and `back` (K', X) what each of these adds to
+    the places; a row's numbers lie from the first to the second of its two in `…_band` (…, 2).
+    """
+    n, _, width = images.shape
+    line = np.empty(width, F)
+    for p in range(n):
+        for g in range(first, last):
+            for j in range(width):
+                line[j] = F(0)
+            start, end = down_band[g]
+            add_lines(images[p, start:end], down[g, start:end], line)
+            here = out[p, g]
+            for j in range(width):
+                here[j] = F(0)
+            for h in range(len(along)):
+                start, end = along_band[h]
+                knot = product(along[h, start:end], line[start:end])
+                start, end = back_band[h]
+                shares, places = back[h, start:end], here[start:end]
+                for j in range(len(places)):
+                    places[j] += knot * shares[j]
+
+
+@compiled
+def from_knots(first, last, knots, down, down_band, out):
+    """Rows `first` to `last` of images (n, Y, X) from lines at the knots (n, K, X) and `down` (Y, K)."""
+    for p in range(len(knots)):
+        for i in range(first, last):
+            line = out[p, i]
+            for j in range(len(line)):
+                line[j] = F(0)
+            start, end = down_band[i]
+            add_lines(knots[p, start:end], down[i, start:end], line)
+
+
+@inner
+def add_lines(lines, shares, out):
+    """Add so much of each of the lines."""
+    for k in range(0, len(shares) - 3, 4):
+        a, b, c, d = lines[k], lines[k + 1], lines[k + 2], lines[k + 3]
+        t0, t1, t2, t3 = shares[k], shares[k + 1], shares[k + 2], shares[k + 3]
+        for j in range(len(out)):
+            out[j] += (t0 * a[j] + t1 * b[j]) + (t2 * c[j] + t3 * d[j])
+    for k in range(len(shares) // 4 * 4, len(shares)):
+        a, t0 = lines[k], shares[k]
+        for j in range(len(out)):
+            out[j] += t0 * a[j]
+
+
+@inner
+def product(one, other):
+    """Σ one·other."""
+    total = F(0)
+    for j in range(len(one)):
+        total += one[j] * other[j]
+    return total

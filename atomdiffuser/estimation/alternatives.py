@@ -15,14 +15,19 @@ that both see, and on the part of the moving frame that both look at, and what t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from atomdiffuser.compiled import array, compiled_here
 from atomdiffuser.estimation.cells import CellGrid
 from atomdiffuser.estimation.spectrum import ImageScales, lattice_noise_energy
 from atomdiffuser.interpolation import smooth
+
+LEAST_SHARE = 1e-3  # of the cells around, that a local mean is taken from
 
 
 def log_odds(
@@ -47,34 +52,66 @@ def log_odds(
     -------
     (n, k) log odds: 0 for the first, −inf for candidates that share nothing with it.
     """
-    seen = (weight > 0).float()
-    width = scales.base_px * grid.share**0.5
-    blur = lambda images: smooth(images.flatten(0, 1), width).reshape(images.shape)
-    residual = (residual - blur(residual * seen) / blur(seen).clamp_min(1e-3)) * weight.sqrt()
-    by_chance = largest_square(among)
-    energy, noise = lattice_noise_energy(scales), grid.noise(scales.filter_px)
+    away = drift_px - drift_px[:, :1]
+    sums = _by_loops if compiled_here(residual.device) else _by_tensors
+    found = sums(residual, weight, away, grid, scales)
+    in_reference, in_moving = (_odds(found[way].unbind(0), lattice_noise_energy(scales), among) for way in range(2))
+    odds = torch.where(in_reference.abs() < in_moving.abs(), in_reference, in_moving)
+    odds = torch.where(in_reference.sign() == in_moving.sign(), odds, 0.0)
+    odds[:, 0] = 0.0
+    return odds
+
+
+def _odds(sums: Sequence[Tensor], energy: float, among: int) -> Tensor:
+    """From what `_by_tensors` gives for one of its two ways."""
+    own_square, square, own_cells, cells, spread = sums
+    excess = own_square - square - energy * (own_cells - cells)
+    spread = 4 * spread.clamp_min(0) * (square / (energy * cells).clamp_min(1e-30)).clamp_min(1.0)
+    gain = (excess**2 - largest_square(among) * spread).clamp_min(0).sqrt()
+    odds = -2 * gain * excess / spread.clamp_min(1e-30)
+    return torch.where((cells > 0) & (own_cells > 0), odds, -torch.inf)
+
+
+def _by_tensors(residual: Tensor, weight: Tensor, away: Tensor, grid: CellGrid, scales: ImageScales) -> Tensor:
+    """Sums (2, 5, n, k) over the cells that count for a fit and for the first: squares of both, how many they are, and
+    dᵀ V d; once on what both see, once on what both look at.
+    """
+    seen, noise = (weight > 0).float(), grid.noise(scales.filter_px)
+    blur = lambda images: _blurred(images, grid, scales)
+    residual = (residual - blur(residual * seen) / blur(seen).clamp_min(LEAST_SHARE)) * weight.sqrt()
     total = lambda images: images.sum((-2, -1)).double()
 
     def compare(own: Tensor, first: Tensor) -> Tensor:
         """On the cells that count for each, and for the first."""
-        square, cells = first * residual[:, :1] ** 2, total(first)
-        excess = total(own * residual**2) - total(square) - energy * (total(own) - cells)
         difference = own * residual - first * residual[:, :1]
-        spread = 4 * total(difference * noise.correlate(difference)).clamp_min(0)
-        spread = spread * (total(square) / (energy * cells).clamp_min(1e-30)).clamp_min(1.0)
-        gain = (excess**2 - by_chance * spread).clamp_min(0).sqrt()
-        odds = -2 * gain * excess / spread.clamp_min(1e-30)
-        return torch.where((cells > 0) & (total(own) > 0), odds, -torch.inf)
+        square, cells = (total(image).expand(residual.shape[:2]) for image in (first * residual[:, :1] ** 2, first))
+        spread = total(difference * noise.correlate(difference))
+        return torch.stack([total(own * residual**2), square, total(own), cells, spread])
 
-    away = drift_px - drift_px[:, :1]
     both = seen * seen[:, :1]
-    in_reference = compare(both, both)
     in_moving = compare(seen * _looked_at(grid, away), seen[:, :1] * _looked_at(grid, -away))
-    agree = in_reference.sign() == in_moving.sign()
-    odds = torch.where(in_reference.abs() < in_moving.abs(), in_reference, in_moving)
-    odds = torch.where(agree, odds, 0.0)
-    odds[:, 0] = 0.0
-    return odds
+    return torch.stack([compare(both, both), in_moving])
+
+
+def _by_loops(residual: Tensor, weight: Tensor, away: Tensor, grid: CellGrid, scales: ImageScales) -> Tensor:
+    """The same, on a processor."""
+    from atomdiffuser.estimation import odds_kernels
+
+    own, inverse = array(residual), array(weight)
+    masked, seen = torch.empty_like(residual), torch.empty_like(residual)
+    every = odds_kernels.seen_part(own, inverse, masked.numpy(), seen.numpy())
+    share = np.empty(0, np.float32) if every else array(_blurred(seen, grid, scales))
+    mean = array(_blurred(masked, grid, scales))
+    odds_kernels.free_of_mean(own, inverse, mean, share, np.float32(LEAST_SHARE), masked.numpy())
+    sums = np.zeros((2, 5, *residual.shape[:2]))
+    places = (array(t, torch.float64) for t in (grid.rows, grid.columns, away))
+    odds_kernels.compare(masked.numpy(), inverse, *places, *grid.noise(scales.filter_px).bands, sums)
+    return torch.from_numpy(sums)
+
+
+def _blurred(images: Tensor, grid: CellGrid, scales: ImageScales) -> Tensor:
+    """Local means of images (n, k, Y', X')."""
+    return smooth(images.flatten(0, 1), scales.base_px * grid.share**0.5).reshape(images.shape)
 
 
 @lru_cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -183,7 +183,7 @@ def lattice_period(frames: Tensor) -> float | None:
     if size < 4 * LOWEST_BIN:
         return None
     corners = _window_corners(frames.shape[-2:], size)
-    periods = torch.tensor([p for corner in corners if (p := _window_period(frames, corner, size))])
+    periods = torch.tensor([p for p in _window_periods(frames, corners, size) if p])
     longer = _long_period(frames, size)  # of a cell larger than that, windows show overtones alone
     if longer or len(periods) == 0:
         return longer
@@ -199,13 +199,12 @@ def _long_period(frames: Tensor, windows_px: int) -> float | None:
     if size < 1.5 * windows_px:
         return None
     corner = (frames.shape[-2] - size) // 2, (frames.shape[-1] - size) // 2
-    found = _window_period(frames, corner, size)
+    power, frequency, floor = mean_power(frames[:, corner[0] : corner[0] + size, corner[1] : corner[1] + size])
+    found = _window_period(power, floor, len(frames))
     if not found or found < LONG_PERIOD * windows_px / LOWEST_BIN:
         return None
-    square = frames[:, corner[0] : corner[0] + size, corner[1] : corner[1] + size]
-    power, frequency, floor = mean_power(square)
     power = torch.where(frequency >= LOWEST_BIN / size / 2, power - floor, 0.0)
-    correlation, distance = _self_correlation(torch.fft.irfft2(power, s=(size, size)))
+    correlation, distance = _self_correlation(power)
     highest = lambda low, high: float(correlation[(distance >= low * found) & (distance <= high * found)].max())
     return found if highest(0.9, 1.3) > highest(0.4, 0.85) + LIKE_NOTHING_NEARER else None
 
@@ -252,24 +251,33 @@ def _window_corners(shape: tuple[int, int], size: int) -> list[tuple[int, int]]:
     return [(y, x) for y in starts[0] for x in starts[1]]
 
 
-def _window_period(frames: Tensor, corner: tuple[int, int], size: int) -> float | None:
-    y, x = corner
-    power, frequency, floor = mean_power(frames[:, y : y + size, x : x + size])
+def _window_periods(frames: Tensor, corners: list[tuple[int, int]], size: int) -> Iterator[float | None]:
+    """The period that each square window shows."""
+    together = max(1, TOGETHER_PX // (len(frames) * size**2))
+    for at in range(0, len(corners), together):
+        windows = [frames[:, y : y + size, x : x + size] for y, x in corners[at : at + together]]
+        powers, _, floors = mean_powers(torch.stack(windows))
+        for power, floor in zip(powers, floors.tolist(), strict=True):
+            yield _window_period(power, floor, len(frames))
+
+
+def _window_period(power: Tensor, floor: float, n_frames: int) -> float | None:
+    """The longest period of a lattice, from the mean power (size, size // 2 + 1) of frames."""
+    size, half = len(power), power
     power = torch.cat([power, power.flip(-1)[:, 1:-1].flip(0).roll(1, 0)], dim=1)  # both halves, (size, size)
-    fy = torch.fft.fftfreq(size, device=frames.device)[:, None]
-    fx = torch.fft.fftfreq(size, device=frames.device)[None, :]
-    frequency = torch.hypot(fy, fx)
-    enough = max(4.0, 12 / frames.shape[0] ** 0.5)
+    fy, fx, frequency = _square_frequencies(size, str(power.device))
+    enough = max(4.0, 12 / n_frames**0.5)
     strong = power > enough * floor
     strong &= (frequency >= LOWEST_BIN / size) & (frequency < 0.45) & (fx >= 0)
     rows, columns = torch.nonzero(strong, as_tuple=True)
-    near = torch.arange(-6, 7, device=frames.device)
-    around = power[
-        (rows[:, None] + near)[:, :, None] % size, (columns[:, None] + near)[:, None, :] % size
-    ]  # (k, 13, 13)
-    top = around[:, 4:9, 4:9].flatten(1).amax(1) == around[:, 6, 6]
-    rows, columns, around = rows[top], columns[top], around[top]
-    isolated = power[rows, columns] > PEAK_OVER_SURROUNDINGS * around.flatten(1).median(1).values
+
+    def around(reach: int) -> Tensor:
+        near = torch.arange(-reach, reach + 1, device=power.device)
+        return power[(rows[:, None] + near)[:, :, None] % size, (columns[:, None] + near)[:, None, :] % size].flatten(1)
+
+    top = around(2).amax(1) == power[rows, columns]
+    rows, columns = rows[top], columns[top]
+    isolated = power[rows, columns] > PEAK_OVER_SURROUNDINGS * around(6).median(1).values
     rows, columns = rows[isolated], columns[isolated]
     if len(rows) < 2:
         return None
@@ -280,21 +288,31 @@ def _window_period(frames: Tensor, corner: tuple[int, int], size: int) -> float 
     if not bool((apart > 0.3).any()):
         return None
     period = 1.0 / float(length.min())
-    structure = torch.where(frequency >= LOWEST_BIN / size / 2, power - floor, torch.zeros_like(power))
+    structure = torch.where(frequency[:, : half.shape[1]] >= LOWEST_BIN / size / 2, half - floor, 0.0)
     return period if _repeats(structure, 1.0 / float(length.max())) else None
 
 
 def _repeats(structure: Tensor, shortest_px: float) -> bool:
-    """Whether an image looks like itself elsewhere, from its power spectrum (size, size) under a Hann window."""
-    correlation, distance = _self_correlation(torch.fft.ifft2(structure).real)
+    """Whether an image looks like itself elsewhere, from its power (size, size // 2 + 1) under a Hann window."""
+    correlation, distance = _self_correlation(structure)
     away = (distance >= 0.8 * shortest_px) & (distance <= len(structure) / 4)
     return bool(correlation[away].max() > REPEATS)
 
 
-def _self_correlation(autocorrelation: Tensor) -> tuple[Tensor, Tensor]:
-    """Correlation of a square image with itself, freed of its Hann window, and the distance of each lag [px]."""
+def _self_correlation(power: Tensor) -> tuple[Tensor, Tensor]:
+    """Correlation of a square image with itself from its power (size, size // 2 + 1), freed of its Hann window, and the
+    distance of each lag [px].
+    """
+    autocorrelation = torch.fft.irfft2(power, s=2 * power.shape[:1])
     share, distance = _hann_overlap(len(autocorrelation), str(autocorrelation.device))
     return (autocorrelation / autocorrelation[0, 0]) / share, distance
+
+
+@lru_cache(maxsize=16)
+def _square_frequencies(size: int, device: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Frequencies along y (size, 1) and x (1, size), and their length (size, size) [1/px]."""
+    along = torch.fft.fftfreq(size, device=device)
+    return along[:, None], along[None, :], torch.hypot(along[:, None], along[None, :])
 
 
 @lru_cache(maxsize=16)
