@@ -24,6 +24,7 @@ SPLINE_REACH = 14  # |pole|**14 < 1e-8
 SPLINES_A_SIGMA = 1.7  # of a wide blur
 BAND_COLUMNS = 64  # of a banded matrix, beside its reach, that are multiplied at once
 NEGLIGIBLE = 1e-6  # of a banded matrix' largest number
+ROUNDING = 1e-7  # the same, below which single precision does not see it
 STRIP_PX = 2**17
 """Positions that a processor looks up at once: what is made on the way takes little memory, and stays in its cache."""
 
@@ -76,8 +77,8 @@ class BandedMatrix:
 
     @cached_property
     def extent(self) -> np.ndarray:
-        """(l, 2) first column of each row that is not next to nothing, and one past the last."""
-        known = self.whole.abs() > NEGLIGIBLE * self.whole.abs().max()
+        """(l, 2) first column of each row that rounding leaves anything of, and one past the last."""
+        known = self.whole.abs() > ROUNDING * self.whole.abs().max()
         column = torch.arange(self.whole.shape[1], device=known.device)
         last = torch.where(known, column + 1, 0).amax(1)
         first = torch.where(known, column, self.whole.shape[1]).amin(1)

@@ -15,7 +15,6 @@ that both see, and on the part of the moving frame that both look at, and what t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -54,22 +53,22 @@ def log_odds(
     """
     away = drift_px - drift_px[:, :1]
     sums = _by_loops if compiled_here(residual.device) else _by_tensors
-    found = sums(residual, weight, away, grid, scales)
-    in_reference, in_moving = (_odds(found[way].unbind(0), lattice_noise_energy(scales), among) for way in range(2))
-    odds = torch.where(in_reference.abs() < in_moving.abs(), in_reference, in_moving)
-    odds = torch.where(in_reference.sign() == in_moving.sign(), odds, 0.0)
+    found = sums(residual, weight, away, grid, scales).cpu().numpy()
+    in_reference, in_moving = (_odds(found[way], lattice_noise_energy(scales), among) for way in range(2))
+    odds = np.where(np.abs(in_reference) < np.abs(in_moving), in_reference, in_moving)
+    odds = np.where(np.sign(in_reference) == np.sign(in_moving), odds, 0.0)
     odds[:, 0] = 0.0
-    return odds
+    return torch.from_numpy(odds).to(residual.device)
 
 
-def _odds(sums: Sequence[Tensor], energy: float, among: int) -> Tensor:
+def _odds(sums: np.ndarray, energy: float, among: int) -> np.ndarray:
     """From what `_by_tensors` gives for one of its two ways."""
     own_square, square, own_cells, cells, spread = sums
     excess = own_square - square - energy * (own_cells - cells)
-    spread = 4 * spread.clamp_min(0) * (square / (energy * cells).clamp_min(1e-30)).clamp_min(1.0)
-    gain = (excess**2 - largest_square(among) * spread).clamp_min(0).sqrt()
-    odds = -2 * gain * excess / spread.clamp_min(1e-30)
-    return torch.where((cells > 0) & (own_cells > 0), odds, -torch.inf)
+    spread = 4 * np.maximum(spread, 0) * np.maximum(square / np.maximum(energy * cells, 1e-30), 1.0)
+    gain = np.sqrt(np.maximum(excess**2 - largest_square(among) * spread, 0))
+    odds = -2 * gain * excess / np.maximum(spread, 1e-30)
+    return np.where((cells > 0) & (own_cells > 0), odds, -np.inf)
 
 
 def _by_tensors(residual: Tensor, weight: Tensor, away: Tensor, grid: CellGrid, scales: ImageScales) -> Tensor:

@@ -241,18 +241,23 @@ def _fill_in(
     def estimate(source: FrameSource, index: Sequence[int]) -> None:
         pairs = [(2 * k, 2 * k + 1) for k in index]
         found = _register(source, pairs, options, predictor, refine)
-        ok = found.valid.cpu().numpy()
-        covariance = found.affine_covariance().cpu().numpy()
+        ok, hops, affine, covariance, sigma_px = (
+            values.cpu().numpy()
+            for values in (
+                found.valid, found.hop_probability, found.moving_from_reference, found.affine_covariance(),
+                found.displacement_sigma_px,
+            )
+        )  # fmt: skip
         for m, k in enumerate(group[index]):
             results.reason[k] = found.reason[m]
             results.valid[k] = ok[m]
-            results.hop_probability[k] = float(found.hop_probability[m])
+            results.hop_probability[k] = hops[m]
             doubt = results.hop_probability[k] > RegisterSettings.hop_probability_limit
             results.ambiguous[k] = ok[m] and doubt
             if ok[m]:
-                results.moving_from_reference[k] = found.moving_from_reference[m].cpu().numpy()
+                results.moving_from_reference[k] = affine[m]
                 results.affine_covariance[k] = covariance[m]
-                results.displacement_sigma_px[k] = float(found.displacement_sigma_px[m])
+                results.displacement_sigma_px[k] = sigma_px[m]
         kept = np.flatnonzero(ok).tolist()
         if maps and kept:
             drift = found.moving_from_reference[kept]

@@ -7,6 +7,7 @@ both axes then says as much about the drift as all of them do; `ImageScales.stri
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from scipy.interpolate import make_interp_spline
 from torch import Tensor
 
-from atomdiffuser.compiled import array, compiled_here
+from atomdiffuser.compiled import array, compiled_here, in_parts
 from atomdiffuser.estimation.clean_slopes import SlopeNoise, clean_slopes
 from atomdiffuser.estimation.noise import NoiseModel
 from atomdiffuser.estimation.prepare import PreparedFrames, noise_of, spline_blur_kernel
@@ -170,20 +171,43 @@ def reference_cells(
     firsts = tuple(max(1, min(math.ceil(margin_px), (size - 4) // 2)) for size in frames.shape)
     grid = _grid(frames.shape, stride, firsts, str(frames.base.device))
     counts = len(grid.rows), len(grid.columns)
-    value, slope = SPLINE_VALUE[stride], SPLINE_SLOPE[stride]
-    along = lambda image, taps, axis: _every(image, taps, axis, firsts[axis] - 1, counts[axis], stride)
-    value_y, slope_y = (along(frames.coefficients, taps, -2) for taps in (value, slope))
-    filtered, base = along(value_y, value, -1), along(along(frames.base, MEAN[stride], -2), MEAN[stride], -1)
-    slopes = torch.stack([along(slope_y, value, -1), along(value_y, slope, -1)], dim=1)
+    look = _by_loops if compiled_here(frames.base.device) else _by_tensors
+    slopes, structure = look(frames, firsts, counts, stride)
     share = frames.noise_share
     if share.shape[-2:] == frames.shape:
         cut = share[:, firsts[0] : firsts[0] + stride * counts[0], firsts[1] : firsts[1] + stride * counts[1]]
         share = F.max_pool2d(cut[:, None], stride)[:, 0]
     known = torch.where(torch.isfinite(share), share, 0.0)
-    variance = (known * noise_of(base, noise)).mean((1, 2)) / (known > 0).float().mean((1, 2)).clamp_min(1e-6)
+    variance = (known * noise_of(structure[:, 0], noise)).mean((1, 2)) / (known > 0).float().mean((1, 2)).clamp_min(1e-6)
     seen = torch.isfinite(share)[:, None].float()
     clean, left = clean_slopes(slopes * seen, variance, grid.noise(filter_px).power)
-    return ReferenceCells(grid, slopes, clean, left, torch.stack([base, filtered - base], dim=1), share)
+    return ReferenceCells(grid, slopes, clean, left, structure, share)
+
+
+def _by_tensors(
+    frames: PreparedFrames, firsts: Sequence[int], counts: Sequence[int], stride: int
+) -> tuple[Tensor, Tensor]:
+    """Slopes and structure (n, 2, Y', X') of so many cells along either axis, that begin at the pixels `firsts`."""
+    value, slope, mean = SPLINE_VALUE[stride], SPLINE_SLOPE[stride], MEAN[stride]
+    along = lambda image, taps, axis: _every(image, taps, axis, firsts[axis] - 1, counts[axis], stride)
+    value_y, slope_y = (along(frames.coefficients, taps, -2) for taps in (value, slope))
+    filtered, base = along(value_y, value, -1), along(along(frames.base, mean, -2), mean, -1)
+    slopes = torch.stack([along(slope_y, value, -1), along(value_y, slope, -1)], dim=1)
+    return slopes, torch.stack([base, filtered - base], dim=1)
+
+
+def _by_loops(
+    frames: PreparedFrames, firsts: Sequence[int], counts: Sequence[int], stride: int
+) -> tuple[Tensor, Tensor]:
+    """The same, on a processor."""
+    from atomdiffuser.estimation.cell_kernels import values_and_slopes
+
+    given, (top, left) = (array(frames.coefficients), array(frames.base)), (first - 1 for first in firsts)
+    taps = [np.array(kind[stride], np.float32) for kind in (SPLINE_VALUE, SPLINE_SLOPE, MEAN)]
+    slopes, structure = (np.empty((len(frames), 2, *counts), np.float32) for _ in range(2))
+    look = lambda first, last: values_and_slopes(first, last, *given, top, left, stride, *taps, slopes, structure)
+    in_parts(look, counts[0], slopes.size)
+    return torch.from_numpy(slopes), torch.from_numpy(structure)
 
 
 @lru_cache(maxsize=16)

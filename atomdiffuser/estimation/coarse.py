@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import scipy.fft
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from atomdiffuser.compiled import array, compiled_here
 
 MIN_OVERLAP = 0.2
 MAX_PEAKS = 256
@@ -38,17 +41,37 @@ def correlation_peaks(
     height, width = reference.shape[-2:]
     reach = [min(int(max_shift_px) + 2, n - 1) for n in (height, width)]
     size = [scipy.fft.next_fast_len(n + r + 1, real=True) for n, r in zip((height, width), reach, strict=True)]
-    dy, dx = (torch.arange(-r, r + 1, device=reference.device) for r in reach)
     f_ref, f_mov = (torch.fft.rfft2(image, s=size) for image in (reference, moving))
     cross = torch.fft.irfft2(f_ref.conj() * f_mov, s=size)  # at lag d: Σ ref(q)·mov(q + d)
+    normalised = _normalised_by_loops if compiled_here(reference.device) else _normalised
+    correlation = normalised(cross, reference, moving, (reach[0], reach[1]), max_shift_px)
+    return _separated_maxima(correlation, (reach[0], reach[1]), count, separation_px)
+
+
+def _normalised(
+    cross: Tensor, reference: Tensor, moving: Tensor, reach: tuple[int, int], max_shift_px: float
+) -> Tensor:
+    """Correlation over the overlap at all lags (n, 2r + 1, 2r' + 1) that are allowed, −inf at others."""
+    (height, width), size = reference.shape[-2:], cross.shape[-2:]
+    dy, dx = (torch.arange(-r, r + 1, device=reference.device) for r in reach)
     cross = cross[:, dy.remainder(size[0])][:, :, dx.remainder(size[1])]
     scale = (_energy_in_view(reference, dy, dx) * _energy_in_view(moving, -dy, -dx)).clamp_min(0).sqrt()
     tiny = 1e-6 * scale.amax((-2, -1), keepdim=True) + 1e-30
     correlation = cross / scale.clamp_min(tiny)
     overlap = (1 - dy.abs() / height)[:, None] * (1 - dx.abs() / width)
     allowed = (torch.hypot(dy[:, None].float(), dx.float()) <= max_shift_px) & (overlap >= MIN_OVERLAP)
-    correlation = torch.where(allowed, correlation, -torch.inf)
-    return _separated_maxima(correlation, (reach[0], reach[1]), count, separation_px)
+    return torch.where(allowed, correlation, -torch.inf)
+
+
+def _normalised_by_loops(
+    cross: Tensor, reference: Tensor, moving: Tensor, reach: tuple[int, int], max_shift_px: float
+) -> Tensor:
+    """The same, on a processor."""
+    from atomdiffuser.estimation import coarse_kernels
+
+    correlation = np.empty((len(cross), *(2 * r + 1 for r in reach)), np.float32)
+    coarse_kernels.normalised(*(array(t) for t in (cross, reference, moving)), max_shift_px, MIN_OVERLAP, correlation)
+    return torch.from_numpy(correlation)
 
 
 def _energy_in_view(image: Tensor, dy: Tensor, dx: Tensor) -> Tensor:

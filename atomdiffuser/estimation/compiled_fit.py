@@ -38,7 +38,7 @@ class _Axis:
     low: np.ndarray
     step: float
     hats: np.ndarray
-    powers: Tensor
+    powers: np.ndarray
 
     @classmethod
     def of(cls, position: Tensor, size: int, nodes: int, half: float) -> _Axis:
@@ -53,7 +53,7 @@ class _Axis:
         hats = np.stack([(1 - share) ** 2, share * (1 - share), share**2], axis=1)
         return cls(
             at, normalised.astype(np.float32), node, share.astype(np.float32), start, low[:-1], float(low[1] - low[0]),
-            hats, torch.from_numpy(normalised[:, None] ** np.arange(3)),
+            hats.astype(np.float32), (normalised[:, None] ** np.arange(3)).astype(np.float32),
         )  # fmt: skip
 
 
@@ -136,23 +136,33 @@ class CompiledFitProblem(FitProblem):
     def normal_sums(self, images: FitImages) -> tuple[NormalMatrix, Tensor]:
         n, nodes, (y, x) = len(images.weight), self.basis.nodes, _axes(self.grid, self.basis.nodes)
         columns, size, width = len(x.position), 2 * nodes**2, 2 * (nodes + 1) + 2
-        whole = np.zeros((n, 3, 4, columns))
-        powers = np.zeros((n, nodes - 1, 3, 7, columns))
+        whole = np.zeros((n, 4, 3, columns))
+        powers = np.zeros((n, nodes - 1, 7, 3, columns), np.float32)
         fit_kernels.normal_sums(
             self.of, array(images.weight), array(images.contrast),
             *(self._known[name] for name in ("slopes", "clean", "structure", "share")),
             *(np.float32(number) for number in (self.noise.per_count, self.noise.readout, self.noise.floor)),
-            y.start, y.hats, y.powers.numpy(), whole, powers,
+            y.start, y.hats, y.powers, whole, powers,
         )  # fmt: skip
-        motion = torch.from_numpy(whole).transpose(1, 2) @ x.powers  # (n, 4, 3, 3)
-        moments = np.empty((n, nodes - 1, 3, 7, nodes - 1, 3))
+        motion = (whole @ x.powers).reshape(n, 4, 9)[..., QUADRATIC].reshape(n, 4, 3, 3)
+        moments = np.empty((n, nodes - 1, 7, 3, nodes - 1, 3))
         fit_kernels.along_columns(powers, x.start, x.hats, moments)
         cross, band = np.zeros((n, 6, size)), np.zeros((n, size, width))
         fit_kernels.put_together(moments, y.low, y.step, x.low, x.step, cross, band)
         band[:, :, -1] += self.prior
-        yy, yx, xx, own = motion.flatten(2)[..., QUADRATIC].unflatten(-1, (3, 3)).unbind(1)
-        square = torch.cat([torch.cat([yy, yx], 2), torch.cat([yx, xx], 2)], 1)
-        return BandedNormalMatrix(square, torch.from_numpy(cross), torch.from_numpy(band)), own
+        square = motion[:, [0, 1, 1, 2]].reshape(n, 2, 2, 3, 3).swapaxes(2, 3).reshape(n, 6, 6)
+        normal = BandedNormalMatrix(*(torch.from_numpy(block) for block in (square, cross, band)))
+        return normal, torch.from_numpy(motion[:, 3])
+
+    def solve(self, images: FitImages, normal: NormalMatrix, fields: Tensor) -> tuple[Tensor, Tensor]:
+        motion, field = self.right_sums(images)
+        step, change = torch.empty_like(motion), torch.empty_like(fields, memory_format=torch.contiguous_format)
+        known = (normal.regular, normal.gain, normal.cross, normal.factor, motion, field, fields)
+        fit_kernels.solve_steps(
+            *(array(block, torch.float64) for block in known), self.prior, self.px_from_normalised.numpy(),
+            step.numpy(), change.numpy(),
+        )  # fmt: skip
+        return step, change
 
     def right_sums(self, images: FitImages) -> tuple[Tensor, Tensor]:
         n, nodes, (y, x) = len(images.weight), self.basis.nodes, _axes(self.grid, self.basis.nodes)

@@ -168,16 +168,15 @@ def weights(first, last, lowest, misfit, inside, precision, weight):
 
 
 @inner
-def add_times(line, share, powers):
-    """Add `line` (c, X') times three shares to `powers` (3, c, X')."""
-    values, first, second, third = line.reshape(-1), share[0], share[1], share[2]
-    one, two, three = powers[0].reshape(-1), powers[1].reshape(-1), powers[2].reshape(-1)
-    for j in range(len(values)):
-        one[j] += first * values[j]
-    for j in range(len(values)):
-        two[j] += second * values[j]
-    for j in range(len(values)):
-        three[j] += third * values[j]
+def add_product(one, other, shares, sums):
+    """Add the product of two lines times three shares to `sums` (3, X')."""
+    first, second, third = sums[0], sums[1], sums[2]
+    a, b, c = shares[0], shares[1], shares[2]
+    for j in range(len(one)):
+        value = one[j] * other[j]
+        first[j] += a * value
+        second[j] += b * value
+        third[j] += c * value
 
 
 @compiled
@@ -203,7 +202,7 @@ def along_columns(powers, column_start, column_hats, moments):
 @compiled
 def put_together(moments, low_y, step_y, low_x, step_x, cross, band):
     """`cross` (n, 6, 2G²) and `band` (n, 2G², w), the lower band of the fields' matrix, from `moments`
-    (n, G − 1, 3, 7, G − 1, 3) between nodes: images of motion and fields, then of fields, times products of two hat
+    (n, G − 1, 7, 3, G − 1, 3) between nodes: images of motion and fields, then of fields, times products of two hat
     functions along y and x: both of the lower node, one of each, both of the upper one.
     """
     n, count = moments.shape[0], moments.shape[1] + 1
@@ -213,7 +212,7 @@ def put_together(moments, low_y, step_y, low_x, step_x, cross, band):
             for h in range(count - 1):
                 below, above = 2 * (g * count + h), 2 * ((g + 1) * count + h)
                 for c in range(CROSS + FIELD):
-                    m0, m1, m2 = moments[p, g, 0, c, h], moments[p, g, 1, c, h], moments[p, g, 2, c, h]
+                    m0, m1, m2 = moments[p, g, c, 0, h], moments[p, g, c, 1, h], moments[p, g, c, 2, h]
                     if c < CROSS:
                         by_node(nodes, m0, m1, m2, low_y[g], step_y, low_x[h], step_x)
                         row, kind = 3 * (c // 2), c % 2
@@ -227,7 +226,7 @@ def put_together(moments, low_y, step_y, low_x, step_x, cross, band):
                             first = (above if one // 2 else below) + 2 * (one % 2)
                             for other in range(4):
                                 second = (above if other // 2 else below) + 2 * (other % 2)
-                                value = moments[p, g, one // 2 + other // 2, c, h, one % 2 + other % 2]
+                                value = moments[p, g, c, one // 2 + other // 2, h, one % 2 + other % 2]
                                 add_products(band[p], first, second, c - CROSS, value)
 
 
@@ -270,68 +269,53 @@ def normal_sums(
     of, weight, contrast, slopes, clean, structure, share, per_count, readout, floor, row_start, row_hats, rows_u, whole,
     powers,
 ):  # fmt: skip
-    """Sums over rows for n normal matrices, of the pairs of frames `of` (n,): `whole` (n, 3, 4, X'), images yy, yx, xx of the motion and the noise's own
-    times 1, u, u², and `powers` (n, G − 1, 3, 7, X'), those of motion and fields and of the fields times products of
-    two hat functions; `rows_u` (Y', 3) and `row_hats` (Y', 3) hold both.
+    """Sums over rows for n normal matrices, of the pairs of frames `of` (n,): `whole` (n, 4, 3, X'), images yy, yx, xx
+    of the motion and the noise's own times 1, u, u², and `powers` (n, G − 1, 7, 3, X'), those of motion and fields and
+    of the fields times products of two hat functions; `rows_u` (Y', 3) and `row_hats` (Y', 3) hold both.
+
+    Sums between two nodes are kept as precisely as the images are given.
     """
     n, width = weight.shape[0], weight.shape[2]
-    line = np.empty((MOTION + CROSS + FIELD, width), F)
-    every = share.shape[1] * share.shape[2] > 1
+    twice, weighted, down, along = np.empty(width, F), np.empty(width, F), np.empty(width, F), np.empty(width, F)
+    every, motion = share.shape[1] * share.shape[2] > 1, np.empty((MOTION, 3, width), F)
     for p in range(n):
         q = of[p]
         for g in range(len(row_start) - 1):
+            motion[:] = F(0)
+            fields = powers[p, g]
             for i in range(row_start[g], row_start[g + 1]):
                 w, kappa, base, lattice = weight[p, i], contrast[p, i], structure[q, 0, i], structure[q, 1, i]
-                along_y, along_x = clean[q, 0, i], clean[q, 1, i]
-                motion_products(line, w, kappa, slopes[q, 0, i], slopes[q, 1, i], along_y, along_x)
-                own = line[3]
+                clean_y, clean_x = clean[q, 0, i], clean[q, 1, i]
+                times(w, kappa, weighted)
+                times(weighted, kappa, twice)
+                times(twice, slopes[q, 0, i], down)
+                times(twice, slopes[q, 1, i], along)
+                add_product(down, clean_y, rows_u[i], motion[0])
+                add_product(along, clean_x, rows_u[i], motion[2])
                 for j in range(width):
-                    own[j] *= max(readout + per_count * max(base[j] + lattice[j], F(0)), floor)
+                    down[j] = (down[j] * clean_x[j] + along[j] * clean_y[j]) * HALF
                 if every:
-                    for j in range(width):
-                        own[j] *= share[q, i, j]
+                    times(twice, share[q, i], twice)
                 else:
                     for j in range(width):
-                        own[j] *= share[q, 0, 0]
-                cross_products(line[4], line[5], w, kappa, along_y, base, lattice)
-                cross_products(line[6], line[7], w, kappa, along_x, base, lattice)
-                field_products(line[8], line[9], line[10], w, base, lattice)
-                add_times(line[:MOTION], rows_u[i], whole[p])
-                add_times(line[MOTION:], row_hats[i], powers[p, g])
-
-
-@inner
-def motion_products(line, weight, contrast, slope_y, slope_x, clean_y, clean_x):
-    """Rows 0 to 2 of `line`: what the motion's sums are made of; row 3: weight·contrast²."""
-    yy, yx, xx, twice = line[0], line[1], line[2], line[3]
-    for j in range(len(weight)):
-        twice[j] = weight[j] * contrast[j] * contrast[j]
-    for j in range(len(weight)):
-        yy[j] = twice[j] * slope_y[j] * clean_y[j]
-    for j in range(len(weight)):
-        xx[j] = twice[j] * slope_x[j] * clean_x[j]
-    for j in range(len(weight)):
-        yx[j] = twice[j] * (slope_y[j] * clean_x[j] + slope_x[j] * clean_y[j]) * HALF
-
-
-@inner
-def cross_products(mean, fine, weight, contrast, slope, base, lattice):
-    """Two rows of what the sums of motion and fields are made of."""
-    for j in range(len(weight)):
-        mean[j] = weight[j] * contrast[j] * slope[j] * base[j]
-    for j in range(len(weight)):
-        fine[j] = weight[j] * contrast[j] * slope[j] * lattice[j]
-
-
-@inner
-def field_products(mean, mixed, fine, weight, base, lattice):
-    """Three rows of what the fields' sums are made of."""
-    for j in range(len(weight)):
-        mean[j] = weight[j] * base[j] * base[j]
-    for j in range(len(weight)):
-        mixed[j] = weight[j] * base[j] * lattice[j]
-    for j in range(len(weight)):
-        fine[j] = weight[j] * lattice[j] * lattice[j]
+                        twice[j] *= share[q, 0, 0]
+                for j in range(width):
+                    along[j] = max(readout + per_count * max(base[j] + lattice[j], F(0)), floor)
+                add_product(twice, along, rows_u[i], motion[3])
+                twice[:] = ONE
+                add_product(twice, down, rows_u[i], motion[1])
+                times(weighted, clean_y, down)
+                times(weighted, clean_x, along)
+                add_product(down, base, row_hats[i], fields[0])
+                add_product(down, lattice, row_hats[i], fields[1])
+                add_product(along, base, row_hats[i], fields[2])
+                add_product(along, lattice, row_hats[i], fields[3])
+                times(w, base, down)
+                times(w, lattice, along)
+                add_product(down, base, row_hats[i], fields[4])
+                add_product(down, lattice, row_hats[i], fields[5])
+                add_product(along, lattice, row_hats[i], fields[6])
+            add_to(motion.reshape(-1), whole[p].reshape(-1))
 
 
 @compiled
@@ -343,31 +327,31 @@ def right_side(
     direction, and `field` (n, 2G²).
     """
     n, width = weight.shape[0], weight.shape[2]
-    weighted, line = np.empty(width, F), np.empty((4, width), F)
+    weighted = np.empty(width, F)
+    slopes, nodes = np.empty((2, 2, width), F), np.empty((2, 2, width), F)
     for p in range(n):
         q = of[p]
-        whole = np.zeros((2, 2, width))  # images along y and x, times 1 and u
         for g in range(len(row_start) - 1):
             if row_start[g] == row_start[g + 1]:
                 continue
-            powers = np.zeros((2, 2, width))  # of mean and lattice, times 1 and the share of the way to the next node
+            slopes[:] = nodes[:] = F(0)  # sums along y and x, times 1 and u; and of mean and lattice, times 1 and share
             for i in range(row_start[g], row_start[g + 1]):
                 times(weight[p, i], residual[p, i], weighted)
-                times(weighted, structure[q, 0, i], line[2])
-                times(weighted, structure[q, 1, i], line[3])
+                add_line(weighted, structure[q, 0, i], row_share[i], nodes[0])
+                add_line(weighted, structure[q, 1, i], row_share[i], nodes[1])
                 times(weighted, contrast[p, i], weighted)
-                times(weighted, clean[q, 0, i], line[0])
-                times(weighted, clean[q, 1, i], line[1])
-                add_line(line[:2].reshape(-1), rows_u[i], whole[0].reshape(-1), whole[1].reshape(-1))
-                add_line(line[2:].reshape(-1), row_share[i], powers[0].reshape(-1), powers[1].reshape(-1))
-            add_nodes(powers, g, column_start, column_share, field[p])
-        for c in range(2):
-            by_u, by_v, plain = 0.0, 0.0, 0.0
-            for j in range(width):
-                plain += whole[0, c, j]
-                by_v += whole[0, c, j] * columns_v[j]
-                by_u += whole[1, c, j]
-            motion[p, 3 * c], motion[p, 3 * c + 1], motion[p, 3 * c + 2] = by_u, by_v, plain
+                add_line(weighted, clean[q, 0, i], rows_u[i], slopes[0])
+                add_line(weighted, clean[q, 1, i], rows_u[i], slopes[1])
+            add_nodes(nodes, g, column_start, column_share, field[p])
+            for c in range(2):
+                plain, by_u, by_v, by_one = slopes[c, 0], 0.0, 0.0, 0.0
+                for j in range(width):
+                    by_one += plain[j]
+                    by_v += plain[j] * columns_v[j]
+                    by_u += slopes[c, 1, j]
+                motion[p, 3 * c] += by_u
+                motion[p, 3 * c + 1] += by_v
+                motion[p, 3 * c + 2] += by_one
 
 
 @inner
@@ -378,17 +362,25 @@ def times(one, other, product):
 
 
 @inner
-def add_line(line, share, plain, scaled):
-    """Add a line times 1 and a share."""
-    for j in range(len(line)):
-        plain[j] += line[j]
-    for j in range(len(line)):
-        scaled[j] += share * line[j]
+def add_line(one, other, share, sums):
+    """Add the product of two lines times 1 and a share to `sums` (2, X')."""
+    plain, scaled = sums[0], sums[1]
+    for j in range(len(one)):
+        value = one[j] * other[j]
+        plain[j] += value
+        scaled[j] += share * value
 
 
 @inner
-def add_nodes(powers, g, column_start, column_share, field):
-    """Add sums of rows (1 or share, mean or lattice, X') between two nodes to those of `field` (2G²)."""
+def add_to(line, total):
+    """Add a line."""
+    for j in range(len(line)):
+        total[j] += line[j]
+
+
+@inner
+def add_nodes(sums, g, column_start, column_share, field):
+    """Add sums of rows (mean or lattice, times 1 or share, X') between two nodes to those of `field` (2G²)."""
     count = len(column_start)
     for h in range(count - 1):
         below = 2 * (g * count + h)
@@ -397,10 +389,10 @@ def add_nodes(powers, g, column_start, column_share, field):
         shares = column_share[first:last]
         for c in range(2):
             low, high, up_low, up_high = 0.0, 0.0, 0.0, 0.0  # the lower node along y, then the upper one
-            plain, scaled = powers[0, c, first:last], powers[1, c, first:last]
+            plain, scaled = sums[c, 0, first:last], sums[c, 1, first:last]
             for j in range(len(shares)):
                 share = shares[j]
-                upper = scaled[j]
+                upper = np.float64(scaled[j])
                 lower = plain[j] - upper
                 low += lower - lower * share
                 high += lower * share
@@ -439,21 +431,86 @@ def factor_band(band):
 @compiled
 def solve_band(factor, sides):
     """Solve in place for right sides (n, r, N), from the factors' bands (n, N, w)."""
-    n, size, width = factor.shape
-    for p in range(n):
+    for p in range(len(factor)):
         for r in range(sides.shape[1]):
-            x = sides[p, r]
-            for i in range(size):
-                before = x[max(0, i - width + 1) : i]
-                row = factor[p, i, width - 1 - len(before) : width - 1]
-                total = x[i]
-                for k in range(len(before)):
-                    total -= row[k] * before[k]
-                x[i] = total / factor[p, i, width - 1]
-            for i in range(size - 1, -1, -1):
-                before = x[max(0, i - width + 1) : i]
-                row = factor[p, i, width - 1 - len(before) : width - 1]
-                value = x[i] / factor[p, i, width - 1]
-                x[i] = value
-                for k in range(len(before)):
-                    before[k] -= row[k] * value
+            solve_one(factor[p], sides[p, r])
+
+
+@inner
+def solve_one(factor, x):
+    """The same for a right side (N,) of one of them."""
+    size, width = factor.shape
+    for i in range(size):
+        before = x[max(0, i - width + 1) : i]
+        row = factor[i, width - 1 - len(before) : width - 1]
+        total = x[i]
+        for k in range(len(before)):
+            total -= row[k] * before[k]
+        x[i] = total / factor[i, width - 1]
+    for i in range(size - 1, -1, -1):
+        before = x[max(0, i - width + 1) : i]
+        row = factor[i, width - 1 - len(before) : width - 1]
+        value = x[i] / factor[i, width - 1]
+        x[i] = value
+        for k in range(len(before)):
+            before[k] -= row[k] * value
+
+
+@compiled
+def solve_steps(regular, gain, cross, factor, motion, field, nodes, prior, px_from_normalised, step, change):
+    """Gauss–Newton steps (n, 6) [px] and changes (n, 2, G, G) of the fields' `nodes`, from the right sides `motion`
+    (n, 6) and `field` (n, 2G²), which becomes what is left of it.
+
+    `regular` (n, 6, 6) is what is known of the motion, `gain` and `cross` (n, 6, 2G²) as in `NormalMatrix`, and
+    `factor` the bands of the fields' Cholesky factors.
+    """
+    square, x = np.empty((6, 6)), np.empty(6)
+    for p in range(len(motion)):
+        side, old, new = field[p], nodes[p].reshape(2, -1), change[p].reshape(2, -1)
+        for k in range(old.shape[1]):
+            for kind in range(2):
+                side[2 * k + kind] += prior * (1 - old[kind, k])
+        for m in range(6):
+            row, known = gain[p, m], 0.0
+            for k in range(len(side)):
+                known += row[k] * side[k]
+            x[m] = -motion[p, m] - known
+            for other in range(6):
+                square[m, other] = regular[p, m, other]
+        solve_square(square, x)
+        for m in range(6):
+            row, own = cross[p, m], x[m]
+            for k in range(len(side)):
+                side[k] -= row[k] * own
+        solve_one(factor[p], side)
+        for k in range(old.shape[1]):
+            for kind in range(2):
+                new[kind, k] = side[2 * k + kind]
+        for m in range(6):
+            total = 0.0
+            for other in range(6):
+                total += px_from_normalised[m, other] * x[other]
+            step[p, m] = total
+
+
+@inner
+def solve_square(square, x):
+    """Solve in place by elimination; the largest number left in a column is the pivot."""
+    size = len(x)
+    for k in range(size):
+        pivot = k
+        for i in range(k + 1, size):
+            if abs(square[i, k]) > abs(square[pivot, k]):
+                pivot = i
+        for j in range(size):
+            square[k, j], square[pivot, j] = square[pivot, j], square[k, j]
+        x[k], x[pivot] = x[pivot], x[k]
+        for i in range(k + 1, size):
+            share = square[i, k] / square[k, k]
+            for j in range(k, size):
+                square[i, j] -= share * square[k, j]
+            x[i] -= share * x[k]
+    for k in range(size - 1, -1, -1):
+        for j in range(k + 1, size):
+            x[k] -= square[k, j] * x[j]
+        x[k] /= square[k, k]

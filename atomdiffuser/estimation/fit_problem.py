@@ -171,12 +171,6 @@ class FitProblem:
         weight = images.precision if self.misfit is None else images.precision / self.misfit
         return replace(images, weight=weight if images.inside is None else weight * images.inside)
 
-    def size_px(self, step: Tensor) -> Tensor:
-        """How far motions (…, 6) move the frame's pixels, RMS."""
-        rows = step.unflatten(-1, (2, 3))
-        moments = self.basis.second_moments
-        return ((rows @ moments) * rows).sum((-2, -1)).clamp_min(0).sqrt()
-
     def normal_matrix(self, images: FitImages, noise_share: float) -> NormalMatrix:
         """JᵀWJ without a share of what the noise's own slopes add, J = [κ·slope·(u, v, 1), −base·φ, −lattice·φ]."""
         normal, of_noise = self.normal_sums(images)

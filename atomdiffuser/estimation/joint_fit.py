@@ -19,6 +19,7 @@ Assumes structure finer than the node spacing, decay that varies little within a
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -65,7 +66,8 @@ def fit_pairs(
     images = problem.images(affine, fields)
     if not covariance:
         return problem.summarise(affine, fields, images, last_px, None)
-    affine = _moved(affine, problem.smeared(images, fields, normal))
+    smeared = problem.smeared(images, fields, normal)
+    affine = torch.from_numpy(_moved(affine.cpu().numpy(), smeared.cpu().numpy())).to(affine.device)
     return problem.summarise(affine, fields, images, last_px, normal)
 
 
@@ -92,16 +94,15 @@ def _settle(
 ) -> tuple[Tensor, Tensor, Tensor, NormalMatrix]:  # fmt: skip
     """Affines, fields, the last step of pairs that have not settled [px], 0 of others, and the last normal matrices."""
     n = len(start)
-    affine = start.to(problem.device, torch.float64).clone()
+    walk = _Walk(start, problem.basis.second_moments)
     fields = torch.ones(n, 2, *(2 * (problem.basis.nodes,)), dtype=torch.float64, device=problem.device)
     if start_fields is not None:
         fields = start_fields.to(fields).clone()
-    last_px = torch.full((n,), torch.inf, dtype=torch.float64, device=problem.device)
     active = torch.arange(n, device=problem.device)
-    stride = _Stride(n, problem.device)
     part, latest = problem, None
     for k in range(max_iterations):
-        images = part.images(affine[active], fields[active])
+        decay = fields if part is problem else fields[active]
+        images = part.images(walk.affine(active), decay)
         if k in NORMAL_MATRIX_AT:
             if k > 0 and not trial:
                 problem.learn_misfit(active, images)
@@ -109,22 +110,17 @@ def _settle(
                 images = part.weighed(images)
             normal = part.normal_matrix(images, NOISE_IN_TRIALS if trial else NOISE_IN_STEPS)
             latest = normal if latest is None else latest.put(active, normal)
-        step, change = part.solve(images, normal, fields[active])
-        size = problem.size_px(step)
-        settled = stride.settled(active, size, tolerance_px)
-        if k < FEWEST_STEPS:
-            settled = torch.zeros_like(settled)
-        step = step * stride.next(active, step)[:, None]
-        step = step * (LARGEST_STEP_PX / (size * stride.factor[active]).clamp_min(LARGEST_STEP_PX))[:, None]
-        affine[active] = _moved(affine[active], step)
-        fields[active] += change
-        last_px[active] = torch.where(settled, 0.0, size)
-        if bool(settled.any()):
-            active = active[~settled]
+        step, change = part.solve(images, normal, decay)
+        fields = fields + change if part is problem else fields.index_add(0, active, change)
+        settled = walk.go(active, step, tolerance_px, may_settle=k >= FEWEST_STEPS)
+        if settled.any():
+            left = torch.from_numpy(~settled).to(active.device)
+            active = active[left]
             if active.numel() == 0:
                 break
-            part, normal = problem.at(active), normal.select(~settled)
-    return affine, fields, last_px, latest
+            part, normal = problem.at(active), normal.select(left)
+    last_px = torch.from_numpy(walk.last_px).to(problem.device)
+    return walk.affine(), fields, last_px, latest
 
 
 def _problem(
@@ -138,35 +134,59 @@ def _problem(
     return CompiledFitProblem(reference, moving, model, of)
 
 
-def _moved(affine: Tensor, step: Tensor) -> Tensor:
-    """The affines (…, 3, 3) after a small motion (…, 6) on the reference side."""
-    generator = torch.nn.functional.pad(step.unflatten(-1, (2, 3)), (0, 0, 0, 1))
-    along = affine @ generator
-    return affine + along + along @ generator / 2
+class _Walk:
+    """Where each fit is, and how far it goes along its steps: further while these agree, shorter where they go back and
+    forth. At few counts the normal matrix is a poor guess of the curvature, and plain steps creep or swing.
 
+    Kept on the processor: what is decided for six numbers a fit takes longest to ask a device for.
 
-class _Stride:
-    """How far to go along each pair's step: further while steps agree, shorter where they go back and forth.
-
-    At few counts the normal matrix is a poor guess of the curvature, and plain steps creep or swing.
+    Attributes
+    ----------
+    last_px
+        (n,) the last step of fits that have not settled, 0 of others.
     """
 
-    def __init__(self, n: int, device: torch.device):
-        self.factor = torch.ones(n, dtype=torch.float64, device=device)
-        self._last = torch.zeros(n, 6, dtype=torch.float64, device=device)
-        self._size = torch.full((n,), torch.inf, dtype=torch.float64, device=device)
+    def __init__(self, start: Tensor, second_moments: Tensor):
+        self._device, self._moments = second_moments.device, second_moments.cpu().numpy()
+        self._affine = start.detach().to("cpu", torch.float64).numpy().copy()
+        n = len(self._affine)
+        self.last_px, self._size, self._factor = np.full(n, np.inf), np.full(n, np.inf), np.ones(n)
+        self._last = np.zeros((n, 6))
 
-    def settled(self, active: Tensor, size: Tensor, tolerance: float) -> Tensor:
-        """Whether the steps' `size`, or what it foretells of the next, is below the tolerance."""
-        rate = size / self._size[active]
-        self._size[active] = size
-        return (size < tolerance) | ((rate < FAST) & (size * rate.clamp_min(SLOWEST_GUESS) < tolerance / 2))
+    def affine(self, at: Tensor | None = None) -> Tensor:
+        """Affines (n, 3, 3) of all fits, or of some."""
+        return torch.from_numpy(self._affine if at is None else self._affine[at.cpu().numpy()]).to(self._device)
 
-    def next(self, active: Tensor, step: Tensor) -> Tensor:
-        last = self._last[active]
-        agreement = (step * last).sum(1) / (step.norm(dim=1) * last.norm(dim=1)).clamp_min(1e-30)
-        factor = self.factor[active]
-        factor = torch.where(agreement > 0.5, (1.4 * factor).clamp_max(2.5), factor)
-        self.factor[active] = torch.where(agreement < -0.3, 0.5 * factor.clamp_max(1.0), factor)
-        self._last[active] = step
-        return self.factor[active]
+    def go(self, active: Tensor, steps: Tensor, tolerance_px: float, *, may_settle: bool) -> np.ndarray:
+        """Take steps (m, 6) of the active fits, and say which of these (m,) have settled: where the step, or what steps
+        so far foretell of the next, is below the tolerance.
+        """
+        at, step = active.cpu().numpy(), steps.cpu().numpy()
+        rows = step.reshape(-1, 2, 3)
+        size = np.sqrt(np.maximum(((rows @ self._moments) * rows).sum((1, 2)), 0.0))
+        rate = size / self._size[at]
+        foretold = (rate < FAST) & (size * np.maximum(rate, SLOWEST_GUESS) < tolerance_px / 2)
+        settled = ((size < tolerance_px) | foretold) & may_settle
+        step = step * self._stride(at, step)[:, None]
+        step *= (LARGEST_STEP_PX / np.maximum(size * self._factor[at], LARGEST_STEP_PX))[:, None]
+        self._affine[at] = _moved(self._affine[at], step)
+        self._size[at], self.last_px[at] = size, np.where(settled, 0.0, size)
+        return settled
+
+    def _stride(self, at: np.ndarray, step: np.ndarray) -> np.ndarray:
+        """(m,) how many times as far as the step."""
+        last, factor = self._last[at], self._factor[at]
+        length = np.sqrt((step**2).sum(1) * (last**2).sum(1))
+        agreement = (step * last).sum(1) / np.maximum(length, 1e-30)
+        factor = np.where(agreement > 0.5, np.minimum(1.4 * factor, 2.5), factor)
+        self._factor[at] = np.where(agreement < -0.3, 0.5 * np.minimum(factor, 1.0), factor)
+        self._last[at] = step
+        return self._factor[at]
+
+
+def _moved(affine: np.ndarray, step: np.ndarray) -> np.ndarray:
+    """The affines (n, 3, 3) after a small motion (n, 6) on the reference side."""
+    generator = np.zeros((len(step), 3, 3))
+    generator[:, :2] = step.reshape(-1, 2, 3)
+    along = affine @ generator
+    return affine + along + along @ generator / 2

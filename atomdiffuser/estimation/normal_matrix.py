@@ -14,7 +14,7 @@ from torch import Tensor
 
 from atomdiffuser.estimation.separable_bases import FrameBasis
 
-WORKED_OUT = ("factor", "gain", "information", "_regular")
+WORKED_OUT = ("factor", "gain", "information", "regular")
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,11 @@ class NormalMatrix:
 
     def solve(self, motion: Tensor, field: Tensor) -> tuple[Tensor, Tensor]:
         """Motions (n, 6) and fields (n, 2G²) for right sides of the same shapes."""
-        step = torch.linalg.solve(self._regular, motion[..., None] - self.gain @ field[..., None])
+        step = torch.linalg.solve(self.regular, motion[..., None] - self.gain @ field[..., None])
         return step[..., 0], self.divided(field[:, None] - step.mT @ self.cross)[:, 0]
 
     @cached_property
-    def _regular(self) -> Tensor:
+    def regular(self) -> Tensor:
         """`information` with so little added to its diagonal that there is always an inverse."""
         square = self.information.clone()
         square.diagonal(dim1=1, dim2=2).add_(1e-9 * self.motion.diagonal(dim1=1, dim2=2).mean(1, keepdim=True) + 1e-12)

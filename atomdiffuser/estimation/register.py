@@ -220,24 +220,24 @@ def _verdict(fits: PairFit, hops: Tensor, options: FitOptions, shape: tuple[int,
     affine, covariance = fits.moving_from_reference, fits.covariance
     sigma = geometry.displacement_sigma_px(covariance, shape)
     sigma = torch.where(torch.isfinite(sigma), sigma, torch.inf)
-    correlation, overlap, converged = fits.correlation, fits.overlap, fits.converged
-    independent = overlap * shape[0] * shape[1] / (4 * torch.pi * options.scales.filter_px**2 + 1)
+    independent = shape[0] * shape[1] / (4 * torch.pi * options.scales.filter_px**2 + 1)
     limit = options.scales.period_px / 4 if options.scales.period_px else max(1.0, 2 * options.scales.filter_px)
     smallest = 2 * usable_margin_px(options.scales) + SMALLEST_FIELD_PX
     reasons = []
-    for k in range(len(affine)):
+    found = (values.tolist() for values in (fits.correlation, fits.overlap, fits.converged, sigma))
+    for correlation, overlap, converged, sigma_px in zip(*found, strict=True):
         if min(shape) < smallest:
             reason = f"frames of {shape[0]} × {shape[1]} px are too small: drift needs at least {smallest:.0f} px"
-        elif overlap[k] < 0.1:
-            reason = f"frames share only {100 * float(overlap[k]):.0f} % of the field"
-        elif not correlation[k] * independent[k].sqrt() > MIN_CORRELATION_SIGMAS:
+        elif overlap < 0.1:
+            reason = f"frames share only {100 * overlap:.0f} % of the field"
+        elif not correlation * (overlap * independent) ** 0.5 > MIN_CORRELATION_SIGMAS:
             reason = "no common structure above the noise"
-        elif not sigma[k] < limit:
+        elif not sigma_px < limit:
             reason = "too little structure to fix the drift"
-        elif not converged[k]:
+        elif not converged:
             reason = f"fit did not converge in {options.max_iterations} steps"
         else:
             reason = ""
         reasons.append(reason)
     valid = torch.tensor([not r for r in reasons], dtype=torch.bool, device=sigma.device)
-    return PairRegistration(affine, covariance, sigma, correlation, hops, valid, reasons)
+    return PairRegistration(affine, covariance, sigma, fits.correlation, hops, valid, reasons)
