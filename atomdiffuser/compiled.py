@@ -87,6 +87,9 @@ def array(tensor: Tensor, dtype: torch.dtype = torch.float32) -> np.ndarray:
 def in_parts(work: Callable[[int, int], None], count: int, size: int) -> None:
     """`work(first, last)` on `count` rows that hold `size` positions together, by as many threads as torch may use."""
     threads = max(1, min(torch.get_num_threads(), count, size // WORTH_SPLITTING))
+    if threads == 1:
+        work(0, count)
+        return
     bounds = [count * k // threads for k in range(threads + 1)]
     elsewhere = [_helpers().submit(work, *bounds[k : k + 2]) for k in range(1, threads)]
     try:

@@ -14,7 +14,7 @@ from atomdiffuser.compiled import array, in_parts
 from atomdiffuser.estimation import fit_kernels
 from atomdiffuser.estimation.cells import CellGrid, ReferenceCells
 from atomdiffuser.estimation.fit_problem import LEAST_VARIANCE, FitImages, FitModel, FitProblem
-from atomdiffuser.estimation.normal_matrix import NormalMatrix
+from atomdiffuser.estimation.normal_matrix import NormalMatrix, both_directions
 from atomdiffuser.estimation.prepare import PreparedFrames
 from atomdiffuser.estimation.separable_bases import QUADRATIC
 from atomdiffuser.interpolation import sample_spline_grid
@@ -134,22 +134,48 @@ class CompiledFitProblem(FitProblem):
         return {name: _optional(image) for name, image in known.items()}
 
     def normal_sums(self, images: FitImages) -> tuple[NormalMatrix, Tensor]:
-        n, nodes, (y, x) = len(images.weight), self.basis.nodes, _axes(self.grid, self.basis.nodes)
-        columns, size, width = len(x.position), 2 * nodes**2, 2 * (nodes + 1) + 2
-        whole = np.zeros((n, 4, 3, columns))
-        powers = np.zeros((n, nodes - 1, 7, 3, columns), np.float32)
+        y, sums = _axes(self.grid, self.basis.nodes)[0], self._empty_sums(len(images.weight))
         fit_kernels.normal_sums(
             self.of, array(images.weight), array(images.contrast),
-            *(self._known[name] for name in ("slopes", "clean", "structure", "share")),
-            *(np.float32(number) for number in (self.noise.per_count, self.noise.readout, self.noise.floor)),
-            y.start, y.hats, y.powers, whole, powers,
+            *(self._known[name] for name in ("slopes", "clean", "structure", "share")), *self._noise_numbers,
+            y.start, y.hats, y.powers, *sums,
         )  # fmt: skip
+        return self._put_together(*sums, self.prior)
+
+    def noise_sums(self, images: FitImages) -> NormalMatrix:
+        n, y = len(images.weight), _axes(self.grid, self.basis.nodes)[0]
+        sums, left = self._empty_sums(n), torch.empty(n, 4, *images.weight.shape[1:])
+        square = np.empty(images.weight.shape, np.float32)
+        fit_kernels.noise_images(
+            self.of, *(array(image) for image in (images.weight, images.contrast, images.warped)),
+            *(self._known[name] for name in ("clean", "structure", "share")), _optional(self.misfit),
+            *self._noise_numbers, self.shared_reference, left.numpy(), square,
+        )  # fmt: skip
+        right = self.filter.correlate(left)
+        fit_kernels.product_sums(left.numpy(), right.numpy(), square, y.start, y.hats, y.powers, *sums)
+        meat, own = self._put_together(*sums, 0.0)
+        meat.motion.sub_(both_directions(self.filter.slope_and_value * self.noise_left[:, 1:, None] * own))
+        return meat
+
+    @property
+    def _noise_numbers(self) -> tuple[np.float32, ...]:
+        return tuple(np.float32(number) for number in (self.noise.per_count, self.noise.readout, self.noise.floor))
+
+    def _empty_sums(self, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of the motion and the noise's own, (n, 4, 3, X'), and of the fields between nodes, (n, G − 1, 7, 3, X')."""
+        columns = len(self.grid.columns)
+        return np.zeros((n, 4, 3, columns)), np.zeros((n, self.basis.nodes - 1, 7, 3, columns), np.float32)
+
+    def _put_together(self, whole: np.ndarray, powers: np.ndarray, prior: float) -> tuple[NormalMatrix, Tensor]:
+        """The normal matrix and the noise's own sums (n, 3, 3), from sums over rows."""
+        n, nodes, (y, x) = len(whole), self.basis.nodes, _axes(self.grid, self.basis.nodes)
+        size, width = 2 * nodes**2, 2 * (nodes + 1) + 2
         motion = (whole @ x.powers).reshape(n, 4, 9)[..., QUADRATIC].reshape(n, 4, 3, 3)
         moments = np.empty((n, nodes - 1, 7, 3, nodes - 1, 3))
         fit_kernels.along_columns(powers, x.start, x.hats, moments)
         cross, band = np.zeros((n, 6, size)), np.zeros((n, size, width))
         fit_kernels.put_together(moments, y.low, y.step, x.low, x.step, cross, band)
-        band[:, :, -1] += self.prior
+        band[:, :, -1] += prior
         square = motion[:, [0, 1, 1, 2]].reshape(n, 2, 2, 3, 3).swapaxes(2, 3).reshape(n, 6, 6)
         normal = BandedNormalMatrix(*(torch.from_numpy(block) for block in (square, cross, band)))
         return normal, torch.from_numpy(motion[:, 3])
@@ -184,6 +210,16 @@ class BandedNormalMatrix(NormalMatrix):
         factor = self.field.clone(memory_format=torch.contiguous_format)
         fit_kernels.factor_band(factor.numpy())
         return factor
+
+    @property
+    def dense_field(self) -> Tensor:
+        n, size, _ = self.field.shape
+        return self.of_fields(torch.eye(size, dtype=self.field.dtype).expand(n, size, size))
+
+    def of_fields(self, sides: Tensor) -> Tensor:
+        found = torch.zeros_like(sides, memory_format=torch.contiguous_format)
+        fit_kernels.multiply_band(*(array(block, torch.float64) for block in (self.field, sides)), found.numpy())
+        return found
 
     def divided(self, sides: Tensor) -> Tensor:
         found = np.array(sides.numpy(), order="C")

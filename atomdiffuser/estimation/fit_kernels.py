@@ -277,7 +277,7 @@ def normal_sums(
     """
     n, width = weight.shape[0], weight.shape[2]
     twice, weighted, down, along = np.empty(width, F), np.empty(width, F), np.empty(width, F), np.empty(width, F)
-    every, motion = share.shape[1] * share.shape[2] > 1, np.empty((MOTION, 3, width), F)
+    every, one, motion = share.shape[1] * share.shape[2] > 1, np.ones(width, F), np.empty((MOTION, 3, width), F)
     for p in range(n):
         q = of[p]
         for g in range(len(row_start) - 1):
@@ -302,8 +302,7 @@ def normal_sums(
                 for j in range(width):
                     along[j] = max(readout + per_count * max(base[j] + lattice[j], F(0)), floor)
                 add_product(twice, along, rows_u[i], motion[3])
-                twice[:] = ONE
-                add_product(twice, down, rows_u[i], motion[1])
+                add_product(one, down, rows_u[i], motion[1])
                 times(weighted, clean_y, down)
                 times(weighted, clean_x, along)
                 add_product(down, base, row_hats[i], fields[0])
@@ -315,6 +314,71 @@ def normal_sums(
                 add_product(down, base, row_hats[i], fields[4])
                 add_product(down, lattice, row_hats[i], fields[5])
                 add_product(along, lattice, row_hats[i], fields[6])
+            add_to(motion.reshape(-1), whole[p].reshape(-1))
+
+
+@compiled
+def noise_images(
+    of, weight, contrast, warped, clean, structure, share, misfit, per_count, readout, floor, shared, left, square
+):
+    """What n fits make of noise of variance 1, `left` (n, 4, Y', X'): of slopes along y and x, mean and lattice; and
+    `square` (n, Y', X') of weight times the reference's own variance, which is left out where it is `shared`.
+    """
+    n, width = weight.shape[0], weight.shape[2]
+    own, scaled = np.empty(width, F), np.empty(width, F)
+    every = share.shape[1] * share.shape[2] > 1
+    for p in range(n):
+        q = of[p]
+        for i in range(weight.shape[1]):
+            w, kappa, base, lattice = weight[p, i], contrast[p, i], structure[q, 0, i], structure[q, 1, i]
+            if shared:
+                own[:] = F(0)
+            else:
+                for j in range(width):
+                    own[j] = max(readout + per_count * max(base[j] + lattice[j], F(0)), floor) * kappa[j] * kappa[j]
+                if every:
+                    times(own, share[q, i], own)
+                else:
+                    for j in range(width):
+                        own[j] *= share[q, 0, 0]
+            line, of_own = warped[p, i], square[p, i]
+            for j in range(width):
+                scaled[j] = max(readout + per_count * max(line[j], F(0)), floor) + own[j]
+            if misfit.size:
+                times(scaled, misfit[p, i], scaled)
+            for j in range(width):
+                scaled[j] = w[j] * np.sqrt(scaled[j])
+            for j in range(width):
+                of_own[j] = (w[j] * own[j]) * (w[j] * own[j])
+            times(scaled, base, left[p, 2, i])
+            times(scaled, lattice, left[p, 3, i])
+            times(scaled, kappa, scaled)
+            times(scaled, clean[q, 0, i], left[p, 0, i])
+            times(scaled, clean[q, 1, i], left[p, 1, i])
+
+
+@compiled
+def product_sums(left, right, own, row_start, row_hats, rows_u, whole, powers):
+    """The same sums as `normal_sums`, of products of n pairs of images (n, 4, Y', X') of motion along y and x, mean and
+    lattice, and of the noise's `own` (n, Y', X').
+    """
+    n, width = left.shape[0], left.shape[3]
+    one, motion = np.ones(width, F), np.empty((MOTION, 3, width), F)
+    for p in range(n):
+        for g in range(len(row_start) - 1):
+            motion[:] = F(0)
+            fields = powers[p, g]
+            for i in range(row_start[g], row_start[g + 1]):
+                add_product(left[p, 0, i], right[p, 0, i], rows_u[i], motion[0])
+                add_product(left[p, 0, i], right[p, 1, i], rows_u[i], motion[1])
+                add_product(left[p, 1, i], right[p, 1, i], rows_u[i], motion[2])
+                add_product(own[p, i], one, rows_u[i], motion[3])
+                for k in range(2):
+                    add_product(left[p, k, i], right[p, 2, i], row_hats[i], fields[2 * k])
+                    add_product(left[p, k, i], right[p, 3, i], row_hats[i], fields[2 * k + 1])
+                add_product(left[p, 2, i], right[p, 2, i], row_hats[i], fields[4])
+                add_product(left[p, 2, i], right[p, 3, i], row_hats[i], fields[5])
+                add_product(left[p, 3, i], right[p, 3, i], row_hats[i], fields[6])
             add_to(motion.reshape(-1), whole[p].reshape(-1))
 
 
@@ -402,6 +466,24 @@ def add_nodes(sums, g, column_start, column_share, field):
             field[below + 2 + c] += high
             field[above + c] += up_low
             field[above + 2 + c] += up_high
+
+
+@compiled
+def multiply_band(band, sides, product):
+    """Add sides (n, r, N) times symmetric matrices, given by their lower bands (n, N, w), to `product`."""
+    n, size, width = band.shape
+    for p in range(n):
+        for r in range(sides.shape[1]):
+            x, out = sides[p, r], product[p, r]
+            for i in range(size):
+                own, total = x[i], 0.0
+                above = out[max(0, i - width + 1) : i]
+                before, row = x[i - len(above) : i], band[p, i, width - 1 - len(above) : width - 1]
+                for k in range(len(above)):
+                    total += row[k] * before[k]
+                for k in range(len(above)):
+                    above[k] += row[k] * own
+                out[i] += total + band[p, i, width - 1] * own
 
 
 @compiled

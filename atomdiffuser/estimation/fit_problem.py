@@ -279,8 +279,22 @@ class FitProblem:
     def _covariance(self, images: FitImages, bread: NormalMatrix) -> Tensor:
         """(n, 6, 6) of the normalised motion: sandwich H⁻¹ B H⁻¹ with the noise's correlation through the filter.
 
-        H counts the signal's slopes only. In B the noise's own slopes meet the noise of the other frame alone: a
-        frame's noise is uncorrelated with its slope.
+        H counts the signal's slopes only.
+        """
+        meat = self.noise_sums(images)
+        across = bread.gain @ meat.cross.mT
+        spread = meat.motion - across - across.mT + meat.of_fields(bread.gain) @ bread.gain.mT
+        known = torch.isfinite(bread.information).flatten(1).all(1) & torch.isfinite(bread.motion).flatten(1).all(1)
+        sound = lambda matrix: torch.where(known[:, None, None], matrix, torch.eye(6, dtype=matrix.dtype).to(matrix))
+        inverse = torch.linalg.pinv(sound(bread.information), hermitian=True)
+        if self.shared_reference:
+            inverse = inverse * self._own_slopes(images, bread, meat)[:, None, None]
+        informative = known & (torch.linalg.eigvalsh(sound(bread.motion))[:, 0] > 0)
+        return torch.where(informative[:, None, None], inverse @ spread @ inverse, torch.inf)
+
+    def noise_sums(self, images: FitImages) -> NormalMatrix:
+        """B of the sandwich, in which the noise's own slopes meet the noise of the other frame alone: a frame's noise
+        is uncorrelated with its slope.
         """
         own = 0.0 if self.shared_reference else images.contrast**2 * self._reference_variance()
         variance = noise_of(images.warped, self.noise) + own
@@ -295,15 +309,7 @@ class FitProblem:
         if not self.shared_reference:
             noise = self.filter.slope_and_value * self.noise_left[:, 1:, None]
             meat.motion.sub_(both_directions(noise * self.basis.quadratic((images.weight * own) ** 2)))
-        across = bread.gain @ meat.cross.mT
-        spread = meat.motion - across - across.mT + bread.gain @ meat.field @ bread.gain.mT
-        known = torch.isfinite(bread.information).flatten(1).all(1) & torch.isfinite(bread.motion).flatten(1).all(1)
-        sound = lambda matrix: torch.where(known[:, None, None], matrix, torch.eye(6, dtype=matrix.dtype).to(matrix))
-        inverse = torch.linalg.pinv(sound(bread.information), hermitian=True)
-        if self.shared_reference:
-            inverse = inverse * self._own_slopes(images, bread, meat)[:, None, None]
-        informative = known & (torch.linalg.eigvalsh(sound(bread.motion))[:, 0] > 0)
-        return torch.where(informative[:, None, None], inverse @ spread @ inverse, torch.inf)
+        return meat
 
     def _own_slopes(self, images: FitImages, bread: NormalMatrix, meat: NormalMatrix) -> Tensor:
         """(n,) information that a fit takes from its own contrast, over that from the moving frame's true one.
@@ -316,7 +322,7 @@ class FitProblem:
         noise = self.filter.energy * total(images.weight * self._reference_variance())
         found = 1 - noise / total(images.weight * self.reference.lattice**2).clamp_min(1e-30)
         energy = images.weight * self.reference.clean_slopes.square().sum(1)
-        covariance = bread.divided(bread.divided(meat.field).mT)[:, 1::2, 1::2]
+        covariance = bread.divided(bread.divided(meat.dense_field).mT)[:, 1::2, 1::2]
         of_contrast = (self.basis.hat_pairs(energy) * covariance).sum((1, 2)) / total(energy * images.contrast**2)
         return found.clamp_min(LEAST_SHARE) / (1 - of_contrast).clamp_min(LEAST_SHARE)
 

@@ -48,6 +48,15 @@ class NormalMatrix:
         """sides · field⁻¹, (n, r, 2G²)."""
         return torch.cholesky_solve(sides.mT, self.factor).mT
 
+    @property
+    def dense_field(self) -> Tensor:
+        """`field` with all its numbers, (n, 2G², 2G²)."""
+        return self.field
+
+    def of_fields(self, sides: Tensor) -> Tensor:
+        """sides · field, (n, r, 2G²)."""
+        return sides @ self.field
+
     @cached_property
     def gain(self) -> Tensor:
         """cross · field⁻¹, (n, 6, 2G²)."""
