@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from atomdiffuser.estimation.frame_source import without_gaps
-from atomdiffuser.estimation.side_by_side import side_by_side
+from atomdiffuser.estimation.side_by_side import MOST_THREADS, side_by_side
 from atomdiffuser.estimation.spectrum import (
     LOWEST_BIN,
     TOGETHER_PX,
@@ -29,7 +29,6 @@ ALIKE = 0.5
 """Correlation of two spectra: above 0.9 for pairs of one specimen, also where it decays or turns by 2°, from
 1 electron a pixel on; below 0.2 for other specimens, or one that lies otherwise."""
 CAUTIOUS = 1  # frame, as which two are judged, so that noise alone shows nothing
-MOST_THREADS = 8
 SMALLEST_PX = 4 * LOWEST_BIN
 
 

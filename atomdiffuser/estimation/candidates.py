@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,7 +25,7 @@ SETTLED = 1e-5  # hop probability on a fourth of the cells, below which the othe
 LIKELY = 12.0  # log odds within which candidates are judged on all cells
 DUELS = 4  # with the likeliest of the last one: two that show different parts are compared badly by way of a third
 MOST_CELLS = 2**22  # of all candidates that are fitted at once: some 0.5 GB
-CPU_CELLS = 400_000  # of all candidates at a time: what a processor's cache can hold
+CPU_CELLS = 600_000  # of all candidates at a time: what a processor's cache can hold
 SAME = 0.25  # of a period: candidates that end closer to each other are one
 
 
@@ -148,12 +149,12 @@ def _first(winner: Tensor, count: int) -> Tensor:
 
 def _distinct(odds: Tensor, affines: Tensor, cells: ReferenceCells, scales: ImageScales) -> Tensor:
     """Candidates that converged to the same registration count once: the less likely ones get −inf."""
-    distance_px, odds = SAME * (scales.period_px or 4 * scales.base_px), odds.clone()
-    order = odds.argsort(dim=1, descending=True)
-    ranked = odds.gather(1, order)
-    by_rank = affines[torch.arange(len(odds), device=odds.device)[:, None], order]
-    same = geometry.displacement_rms_px(by_rank[:, :, None], by_rank[:, None], cells.grid.shape) < distance_px
-    for later in range(1, odds.shape[1]):
-        duplicate = (same[:, later, :later] & torch.isfinite(ranked[:, :later])).any(1)
-        ranked[duplicate, later] = -torch.inf
-    return odds.scatter(1, order, ranked)
+    distance_px = SAME * (scales.period_px or 4 * scales.base_px)
+    apart = geometry.displacement_rms_px(affines[:, :, None], affines[:, None], cells.grid.shape)
+    same, left = (apart < distance_px).cpu().numpy(), odds.cpu().numpy().copy()
+    for own, alike in zip(left, same, strict=True):
+        for k in own.argsort()[::-1]:
+            if np.isfinite(own[k]):
+                alike[k, k] = False
+                own[alike[k] & (own <= own[k])] = -np.inf
+    return torch.from_numpy(left).to(odds.device)

@@ -12,6 +12,7 @@ from typing import TypeVar
 import torch
 
 T, R = TypeVar("T"), TypeVar("R")
+MOST_THREADS = 8  # that share work of which each part is short
 
 
 def side_by_side(run: Callable[[T], R], parts: Iterable[T], threads: int) -> Iterator[R]:
