@@ -132,9 +132,7 @@ def _smooth_compiled(images: Tensor, y: tuple[BandedMatrix, ...], x: tuple[Bande
     from atomdiffuser.interpolation_kernels import from_knots, to_knots
 
     given, out = array(images), torch.empty_like(images, memory_format=torch.contiguous_format)
-    down, back_down, along, back_along = (
-        (array(m.whole), m.extent) for m in (*y, x[0], x[1].turned)
-    )
+    down, back_down, along, back_along = ((array(m.whole), m.extent) for m in (*y, x[0], x[1].turned))
     knots = np.empty((len(given), len(down[0]), given.shape[2]), np.float32)
     collect = lambda first, last: to_knots(first, last, given, *down, *along, *back_along, knots)
     spread = lambda first, last: from_knots(first, last, knots, *back_down, out.numpy())

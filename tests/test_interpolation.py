@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import torch
+from tensor_operations import both_ways
 
 from atomdiffuser import interpolation as ip
 from atomdiffuser.geometry import translation
@@ -199,3 +200,15 @@ def test_near_reaches_as_far_along_rows_as_along_columns() -> None:
     expected = torch.zeros_like(mask)
     expected[0, 2:7, 3:8] = True
     assert torch.equal(ip.near(mask, 2), expected)
+
+
+@pytest.mark.parametrize(("shape", "sigma"), [((64, 64), 9.0), ((131, 300), 15.0), ((300, 70), 21.0)])
+def test_a_wide_blur_by_loops_is_that_by_tensor_operations(rng, shape, sigma) -> None:
+    images = torch.as_tensor(rng.normal(3, 1, (2, *shape)), dtype=torch.float32)
+    ours, theirs = both_ways(lambda: ip.smooth(images, sigma))
+    assert ours.shape == theirs.shape and (ours - theirs).abs().max() < 1e-5
+
+
+def test_a_band_ends_where_rounding_leaves_nothing() -> None:
+    whole = torch.tensor([[0.0, 1.0, 1e-9, 0.5, 0.0], [0.0] * 5, [1e-3, 0.0, 0.0, 0.0, 1e-12]])
+    assert ip.BandedMatrix.of(whole).extent.tolist() == [[1, 4], [0, 0], [0, 1]]

@@ -64,10 +64,11 @@ def log_odds(
 def _odds(sums: np.ndarray, energy: float, among: int) -> np.ndarray:
     """From what `_by_tensors` gives for one of its two ways."""
     own_square, square, own_cells, cells, spread = sums
-    excess = own_square - square - energy * (own_cells - cells)
-    spread = 4 * np.maximum(spread, 0) * np.maximum(square / np.maximum(energy * cells, 1e-30), 1.0)
-    gain = np.sqrt(np.maximum(excess**2 - largest_square(among) * spread, 0))
-    odds = -2 * gain * excess / np.maximum(spread, 1e-30)
+    with np.errstate(all="ignore"):  # a fit that went astray has no odds
+        excess = own_square - square - energy * (own_cells - cells)
+        spread = 4 * np.maximum(spread, 0) * np.maximum(square / np.maximum(energy * cells, 1e-30), 1.0)
+        gain = np.sqrt(np.maximum(excess**2 - largest_square(among) * spread, 0))
+        odds = -2 * gain * excess / np.maximum(spread, 1e-30)
     return np.where((cells > 0) & (own_cells > 0), odds, -np.inf)
 
 
@@ -97,7 +98,7 @@ def _by_loops(residual: Tensor, weight: Tensor, away: Tensor, grid: CellGrid, sc
     from atomdiffuser.estimation import odds_kernels
 
     own, inverse = array(residual), array(weight)
-    masked, seen = torch.empty_like(residual), torch.empty_like(residual)
+    masked, seen = (torch.empty(residual.shape) for _ in range(2))
     every = odds_kernels.seen_part(own, inverse, masked.numpy(), seen.numpy())
     share = np.empty(0, np.float32) if every else array(_blurred(seen, grid, scales))
     mean = array(_blurred(masked, grid, scales))

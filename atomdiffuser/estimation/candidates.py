@@ -61,10 +61,7 @@ def judge_candidates(
     """
     among = affines.shape[1]
     parts = _parts(torch.arange(len(affines)), thin, among)
-    tried = [
-        _trial(thin, moving, p, affines[p], fields[p], expected[p], model, scales, among, STEPS[0])
-        for p in parts
-    ]
+    tried = [_trial(thin, moving, p, affines[p], fields[p], expected[p], model, scales, among, STEPS[0]) for p in parts]
     affines, fields, odds = (torch.cat(values) for values in zip(*tried, strict=True))
     open_ones = torch.nonzero(hop_probability(odds, odds.argmax(1)) > SETTLED)[:, 0]
     likely = (odds > odds.amax(1, keepdim=True) - LIKELY).sum(1)

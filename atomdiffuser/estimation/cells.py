@@ -178,7 +178,9 @@ def reference_cells(
         cut = share[:, firsts[0] : firsts[0] + stride * counts[0], firsts[1] : firsts[1] + stride * counts[1]]
         share = F.max_pool2d(cut[:, None], stride)[:, 0]
     known = torch.where(torch.isfinite(share), share, 0.0)
-    variance = (known * noise_of(structure[:, 0], noise)).mean((1, 2)) / (known > 0).float().mean((1, 2)).clamp_min(1e-6)
+    variance = (known * noise_of(structure[:, 0], noise)).mean((1, 2)) / (known > 0).float().mean((1, 2)).clamp_min(
+        1e-6
+    )
     seen = torch.isfinite(share)[:, None].float()
     clean, left = clean_slopes(slopes * seen, variance, grid.noise(filter_px).power)
     return ReferenceCells(grid, slopes, clean, left, structure, share)

@@ -93,10 +93,9 @@ class CompiledFitProblem(FitProblem):
         bounded = over_rim or known["of_moving"].size or known["of_reference"].size
         inside = np.empty((n, *shape), np.float32) if bounded else NOTHING
         given = (
-            self.of, places, y.position, x.position, y.node, y.share, x.node, x.share, array(fields), known["structure"],
-            known["base_variance"], np.float32(noise.per_count), np.float32(noise.readout), self.shape,
-            float(self.margin_px), over_rim, known["of_moving"], known["of_reference"], warped.numpy(), residual,
-            contrast, precision, inside,
+            self.of, places, y.position, x.position, y.node, y.share, x.node, x.share, array(fields),
+            known["structure"], known["base_variance"], *self._noise_numbers[:2], self.shape, float(self.margin_px),
+            over_rim, known["of_moving"], known["of_reference"], warped.numpy(), residual, contrast, precision, inside,
         )  # fmt: skip
         totals: dict[int, np.ndarray] = {}
 

@@ -1,9 +1,9 @@
 """The loops in which the joint fit spends its time, over arrays; `compiled_fit` gives them what they need.
 
-Cells lie in rows, (Y', X') for each of n fits, several of which may be of one pair of frames. Decay fields are bilinear between G × G nodes: a cell's row has a lower node and
-a share of the way to the next one, and so has its column. Sums of images against products of hat functions, or of these
-and linear functions, are sums of polynomials of second order between two nodes: moments are collected between nodes,
-the sums put together from them.
+Cells lie in rows, (Y', X') for each of n fits, several of which may be of one pair of frames. Decay fields are bilinear
+between G × G nodes: a cell's row has a lower node and a share of the way to the next one, and so has its column. Sums
+of images against products of hat functions, or of these and linear functions, are sums of polynomials of second order
+between two nodes: moments are collected between nodes, the sums put together from them.
 
 Loops run over parts of arrays from zero: where one begins elsewhere, each number might count from the end, and is
 looked at one by one.
@@ -39,9 +39,9 @@ def linear_at(image, y, x):
 
 @compiled
 def residuals(
-    first, last, of, affine, rows, columns, row_node, row_share, column_node, column_share, nodes, structure, base_variance,
-    per_count, readout, frame, margin, rim, moving_known, reference_known, warped, residual, contrast, variance, inside,
-    total,
+    first, last, of, affine, rows, columns, row_node, row_share, column_node, column_share, nodes, structure,
+    base_variance, per_count, readout, frame, margin, rim, moving_known, reference_known, warped, residual, contrast,
+    variance, inside, total,
 ):  # fmt: skip
     """Rows `first` to `last` of what n fits are made of, from `warped` moving frames, and their summed variances.
 
@@ -266,8 +266,8 @@ def add_products(band, one, other, kind, value):
 
 @compiled
 def normal_sums(
-    of, weight, contrast, slopes, clean, structure, share, per_count, readout, floor, row_start, row_hats, rows_u, whole,
-    powers,
+    of, weight, contrast, slopes, clean, structure, share, per_count, readout, floor, row_start, row_hats, rows_u,
+    whole, powers,
 ):  # fmt: skip
     """Sums over rows for n normal matrices, of the pairs of frames `of` (n,): `whole` (n, 4, 3, X'), images yy, yx, xx
     of the motion and the noise's own times 1, u, u², and `powers` (n, G − 1, 7, 3, X'), those of motion and fields and
@@ -384,8 +384,8 @@ def product_sums(left, right, own, row_start, row_hats, rows_u, whole, powers):
 
 @compiled
 def right_side(
-    of, weight, residual, contrast, clean, structure, row_start, row_share, rows_u, column_start, column_share, columns_v,
-    motion, field,
+    of, weight, residual, contrast, clean, structure, row_start, row_share, rows_u, column_start, column_share,
+    columns_v, motion, field,
 ):  # fmt: skip
     """Sums for the right sides of n fits, of the pairs of frames `of` (n,): `motion` (n, 6) over u, v, 1 for either
     direction, and `field` (n, 2G²).

@@ -163,13 +163,14 @@ class _Walk:
         """
         at, step = active.cpu().numpy(), steps.cpu().numpy()
         rows = step.reshape(-1, 2, 3)
-        size = np.sqrt(np.maximum(((rows @ self._moments) * rows).sum((1, 2)), 0.0))
-        rate = size / self._size[at]
-        foretold = (rate < FAST) & (size * np.maximum(rate, SLOWEST_GUESS) < tolerance_px / 2)
-        settled = ((size < tolerance_px) | foretold) & may_settle
-        step = step * self._stride(at, step)[:, None]
-        step *= (LARGEST_STEP_PX / np.maximum(size * self._factor[at], LARGEST_STEP_PX))[:, None]
-        self._affine[at] = _moved(self._affine[at], step)
+        with np.errstate(all="ignore"):  # a fit that goes astray ends where it is no number
+            size = np.sqrt(np.maximum(((rows @ self._moments) * rows).sum((1, 2)), 0.0))
+            rate = size / self._size[at]
+            foretold = (rate < FAST) & (size * np.maximum(rate, SLOWEST_GUESS) < tolerance_px / 2)
+            settled = ((size < tolerance_px) | foretold) & may_settle
+            step = step * self._stride(at, step)[:, None]
+            step *= (LARGEST_STEP_PX / np.maximum(size * self._factor[at], LARGEST_STEP_PX))[:, None]
+            self._affine[at] = _moved(self._affine[at], step)
         self._size[at], self.last_px[at] = size, np.where(settled, 0.0, size)
         return settled
 

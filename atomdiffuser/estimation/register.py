@@ -139,18 +139,26 @@ def register_unknown(
     fields = decay[:, None].expand(-1, affines.shape[1], -1, -1, -1)
     found = judge_candidates(cells, thin, moving, affines, fields, expected, options.model, options.scales)
     rows, chosen = torch.arange(n, device=affines.device), found.odds.argmax(1)
-    final = options.fit(cells, moving, found.moving_from_reference[rows, chosen], found.fields[rows, chosen])
-    final = _followed(cells, moving, final, options)
-    return _verdict(final, hop_probability(found.odds, chosen), options, reference.shape)
+    start, fields = found.moving_from_reference[rows, chosen], found.fields[rows, chosen]
+    return _fitted(cells, moving, start, options, fields, hop_probability(found.odds, chosen))
 
 
 def register_from(
     reference: PreparedFrames, moving: PreparedFrames, start: Tensor, options: FitOptions
 ) -> PairRegistration:
     """Register pairs from known starting affines (n, 3, 3)."""
-    cells = options.cells(reference)
-    fits = _followed(cells, moving, options.fit(cells, moving, start), options)
-    return _verdict(fits, torch.full_like(fits.overlap, torch.nan), options, reference.shape)
+    return _fitted(options.cells(reference), moving, start, options)
+
+
+def _fitted(
+    cells: ReferenceCells, moving: PreparedFrames, start: Tensor, options: FitOptions, fields: Tensor | None = None,
+    hops: Tensor | None = None,
+) -> PairRegistration:  # fmt: skip
+    """Fit to the end from where pairs start, and judge; `hops` are their hop probabilities, where any were tried."""
+    fits = _followed(cells, moving, options.fit(cells, moving, start, fields), options)
+    if hops is None:
+        hops = torch.full_like(fits.overlap, torch.nan)
+    return _verdict(fits, hops, options, moving.shape)
 
 
 def _followed(cells: ReferenceCells, moving: PreparedFrames, fits: PairFit, options: FitOptions) -> PairFit:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from tensor_operations import both_ways
 
 from atomdiffuser.estimation.coarse import correlation_peaks
 
@@ -63,4 +64,16 @@ def test_each_pair_of_a_batch_is_its_own() -> None:
     shifts, _ = peaks(reference, moving)
     assert shifts[0, 0].tolist() == pytest.approx([3, 0], abs=0.1) and shifts[1, 0].tolist() == pytest.approx(
         [0, -10], abs=0.1
+    )
+
+
+@pytest.mark.parametrize("shape", [(60, 83), (41, 24)])
+def test_loops_and_tensor_operations_find_the_same(rng, shape) -> None:
+    first, second = (torch.as_tensor(rng.normal(0, 1, (3, *shape)), dtype=torch.float32) for _ in range(2))
+    second[1, :, 10:] = 0  # lags at which nothing is in view
+    ours, theirs = both_ways(lambda: peaks(first, second, max_shift_px=30.0, count=8))
+    finite = torch.isfinite(theirs[1])
+    assert torch.equal(torch.isfinite(ours[1]), finite) and finite.any()
+    assert torch.allclose(ours[1], theirs[1], atol=1e-4) and torch.allclose(
+        ours[0][finite], theirs[0][finite], atol=0.02
     )

@@ -14,7 +14,7 @@ from atomdiffuser import geometry as g
 from atomdiffuser.estimation.alternatives import log_odds
 from atomdiffuser.estimation.api import estimate_pairs
 from atomdiffuser.estimation.compiled_fit import CompiledFitProblem
-from atomdiffuser.estimation.fit_problem import FitProblem
+from atomdiffuser.estimation.fit_problem import FitModel, FitProblem
 from atomdiffuser.estimation.normal_matrix import NormalMatrix
 from atomdiffuser.estimation.register import FitOptions, register_from
 
@@ -106,6 +106,41 @@ def test_some_of_the_pairs_are_fitted_as_with_all(problems) -> None:
     assert relative(part.normal_sums(ours)[0].field, by_loops.normal_sums(theirs)[0].field[index]) < 1e-12
 
 
+def test_several_fits_may_be_of_one_pair(problems) -> None:
+    """The frames are not copied for them, and the numbers are those of fits that have their own."""
+    by_loops, _, affine, fields = problems
+    of = torch.tensor([2, 0, 0, 4, 2])
+    model = FitModel(by_loops.noise, by_loops.filter_px, by_loops.margin_px)
+    shared = CompiledFitProblem(by_loops.reference, by_loops.moving, model, of)
+    assert shared.reference is by_loops.reference and shared.at(torch.tensor([1, 3])).moving is by_loops.moving
+    own = CompiledFitProblem(by_loops.reference.select(of), by_loops.moving.select(of), model)
+    copied = FitProblem(by_loops.reference, by_loops.moving, model, of)
+    assert torch.equal(copied.moving.coefficients, own.moving.coefficients)
+    for part in (slice(None), [4, 1]):
+        index = torch.arange(PAIRS)[part]
+        one, other = (problem.at(index) for problem in (shared, own))
+        images = one.images(affine[index], fields[index])
+        assert torch.equal(images.weight, other.images(affine[index], fields[index]).weight)
+        both = [problem.solve(images, problem.normal_matrix(images, 0.6), fields[index]) for problem in (one, other)]
+        assert torch.equal(both[0][0], both[1][0]) and torch.equal(both[0][1], both[1][1])
+
+
+def test_what_noise_makes_of_a_fit_is_the_same(problems) -> None:
+    by_loops, by_tensors, affine, fields = problems
+    images = by_tensors.images(affine, fields)
+    ours, theirs = (problem.noise_sums(images) for problem in (by_loops, by_tensors))
+    for found, known in (
+        (ours.motion, theirs.motion), (ours.cross, theirs.cross), (ours.dense_field, theirs.field),
+    ):  # fmt: skip
+        assert relative(found, known) < 1e-5
+    sides = torch.randn(PAIRS, 6, 128, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    assert relative(ours.of_fields(sides), sides @ ours.dense_field) < 1e-12
+    normal = by_tensors.normal_matrix(images, 0.6)
+    known = by_tensors.summarise(affine, fields, images, torch.zeros(PAIRS), normal)
+    found = by_loops.summarise(affine, fields, images, torch.zeros(PAIRS), by_loops.normal_matrix(images, 0.6))
+    assert relative(found.covariance, known.covariance) < 1e-3
+
+
 def test_a_band_is_divided_by_like_the_whole_matrix(problems) -> None:
     by_loops, _, affine, fields = problems
     banded, _ = by_loops.normal_sums(by_loops.images(affine, fields))
@@ -194,3 +229,14 @@ def test_cells_of_one_column_know_their_noise() -> None:
     images = both[1].images(g.identity(1), torch.ones(1, 2, 8, 8).double())
     images = replace(images, weight=torch.ones_like(images.weight))
     assert relative(both[0].normal_sums(images)[1], both[1].normal_sums(images)[1]) < 1e-6
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_cells_are_the_same(stride: int) -> None:
+    src = source(pairs(2).reference.numpy())
+    options = FitOptions(src.noise, replace(src.scales, stride=stride))
+    prepared = src.prepared([0, 1])
+    ours, theirs = both_ways(lambda: options.cells(prepared))
+    assert ours.slopes.shape == theirs.slopes.shape and ours.grid == theirs.grid
+    for name in ("slopes", "structure", "clean_slopes", "noise_left"):
+        assert relative(getattr(ours, name), getattr(theirs, name)) < 1e-5, name
