@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +18,7 @@ from atomdiffuser.estimation.alike import alike
 from atomdiffuser.estimation.decay import decay_estimator
 from atomdiffuser.estimation.device_faults import in_smaller_parts, with_processor_in_reserve
 from atomdiffuser.estimation.drift import estimate_drift
-from atomdiffuser.estimation.frame_source import FrameSource, choose_device
+from atomdiffuser.estimation.frame_source import FrameSource, choose_device, shares
 from atomdiffuser.estimation.local_regression import full_resolution
 from atomdiffuser.estimation.predict import Predictor
 from atomdiffuser.estimation.register import FitOptions, PairRegistration, register_unknown
@@ -213,34 +214,66 @@ def estimate_pairs(
 
     def on(here: torch.device) -> PairEstimates:
         results = _empty(n, reference.shape[1:], maps, times)
-        for group in groups:
-            pairs = FrameSeries(_Interleaved(reference, moving, group))
-            source = FrameSource(pairs, here, dark_level=dark_level, gain_e=gain_e)
-            predictor = Predictor.of(source, weights) if predict else None
-            _fill_in(results, group, source, predictor, refine, maps, max_drift_px)
+        threads, size = shares(reference.shape[1:], here) if here.type == "cpu" else (1, n)
+
+        def kinds() -> Iterator[_Kind]:
+            for group in groups:
+                source = FrameSource(
+                    FrameSeries(_Interleaved(reference, moving, group)), here, dark_level=dark_level, gain_e=gain_e
+                )
+                yield _Kind(results, group, source, Predictor.of(source, weights) if predict else None, refine, maps,
+                            max_drift_px)  # fmt: skip
+
+        if threads == 1 or n <= size:
+            for kind in kinds():
+                in_smaller_parts(partial(kind.estimate, kind.source), kind.sound(), kind.source.batch)
+            return results
+
+        def work(item: tuple[_Kind, list[int]]) -> None:
+            kind, part = item
+            kind.estimate(kind.source.apart(), part)
+
+        # A kind is measured here while batches of the one before are worked on.
+        list(side_by_side(work, ((kind, part) for kind in kinds() for part in kind.parts(size)), threads))
         return results
 
     return with_processor_in_reserve(choose_device(device), on)
 
 
-def _fill_in(
-    results: PairEstimates, group: np.ndarray, source: FrameSource, predictor: Predictor | None, refine: bool,
-    maps: bool, max_drift_px: float | None,
-) -> None:  # fmt: skip
-    """Estimate the pairs of a group, which stand in the source as reference, moving, reference, moving …"""
-    options = FitOptions(
-        noise=source.noise,
-        scales=source.scales,
-        max_shift_px=max_drift_px or RegisterSettings.max_drift_fraction * min(source.shape),
-    )
-    places = range(len(group))
-    blank = [source.unusable.get(2 * k) or source.unusable.get(2 * k + 1) or "" for k in places]
-    for k in places:
-        results.reason[group[k]] = blank[k]
+class _Kind:
+    """Pairs that show the same structure, at `group` among all; they stand in their source as reference, moving,
+    reference, moving …, and write what is found into the results of all.
+    """
 
-    def estimate(source: FrameSource, index: Sequence[int]) -> None:
+    def __init__(
+        self, results: PairEstimates, group: np.ndarray, source: FrameSource, predictor: Predictor | None,
+        refine: bool, maps: bool, max_drift_px: float | None,
+    ):  # fmt: skip
+        self.results, self.group, self.source, self.predictor = results, group, source, predictor
+        self.refine, self.maps = refine, maps
+        self.options = FitOptions(
+            noise=source.noise,
+            scales=source.scales,
+            max_shift_px=max_drift_px or RegisterSettings.max_drift_fraction * min(source.shape),
+        )
+
+    def sound(self) -> list[int]:
+        """Places of the pairs whose frames both show something; why the others do not is said in the results."""
+        blank = [self.source.unusable.get(2 * k) or self.source.unusable.get(2 * k + 1) for k in range(len(self.group))]
+        for place, reason in zip(self.group, blank, strict=True):
+            self.results.reason[place] = reason or ""
+        return [k for k, reason in enumerate(blank) if not reason]
+
+    def parts(self, size: int) -> Iterator[list[int]]:
+        """Their places, `size` at a time."""
+        sound = self.sound()
+        return (sound[at : at + size] for at in range(0, len(sound), size))
+
+    def estimate(self, source: FrameSource, index: Sequence[int]) -> None:
+        """Estimate the pairs at some places."""
+        results = self.results
         pairs = [(2 * k, 2 * k + 1) for k in index]
-        found = _register(source, pairs, options, predictor, refine)
+        found = _register(source, pairs, self.options, self.predictor, self.refine)
         ok, hops, affine, covariance, sigma_px = (
             values.cpu().numpy()
             for values in (
@@ -248,7 +281,7 @@ def _fill_in(
                 found.displacement_sigma_px,
             )
         )  # fmt: skip
-        for m, k in enumerate(group[index]):
+        for m, k in enumerate(self.group[index]):
             results.reason[k] = found.reason[m]
             results.valid[k] = ok[m]
             results.hop_probability[k] = hops[m]
@@ -259,17 +292,10 @@ def _fill_in(
                 results.affine_covariance[k] = covariance[m]
                 results.displacement_sigma_px[k] = sigma_px[m]
         kept = np.flatnonzero(ok).tolist()
-        if maps and kept:
+        if self.maps and kept:
             drift = found.moving_from_reference[kept]
-            for name, values in _maps(source, [pairs[m] for m in kept], drift, predictor).items():
-                getattr(results, name)[group[[index[m] for m in kept]]] = values.cpu().numpy()
-
-    sound, (threads, size) = [k for k in places if not blank[k]], source.shares()
-    parts = [sound[at : at + size] for at in range(0, len(sound), size)]
-    if threads > 1 and len(parts) > 1:
-        list(side_by_side(lambda part: estimate(source.apart(), part), parts, threads))
-    else:
-        in_smaller_parts(lambda part: estimate(source, part), sound, size)
+            for name, values in _maps(source, [pairs[m] for m in kept], drift, self.predictor).items():
+                getattr(results, name)[self.group[[index[m] for m in kept]]] = values.cpu().numpy()
 
 
 def estimate_series(

@@ -78,7 +78,7 @@ class FrameSource:
         self._gain_e = gain_e
         self._at_hand: dict[int, Tensor] = {}
         self.noise, self.scales = self._measure(gain_e) if facts is None else (facts.noise, facts.scales)
-        self.batch = self._batch_size()
+        self.batch = batch_size(self.shape, device)
         self._cache: OrderedDict[int, Future[PreparedFrames]] = OrderedDict()
         self._cache_lock, self._cached_batches = Lock(), 2
 
@@ -91,22 +91,13 @@ class FrameSource:
         twin = copy.copy(self)
         twin.device, twin.unusable, twin.usable = torch.device("cpu"), dict(self.unusable), list(self.usable)
         twin._cache, twin._at_hand = OrderedDict(), {}
-        twin.batch = twin._batch_size()
+        twin.batch = batch_size(twin.shape, twin.device)
         keep_freed_memory()
         return twin
 
     def apart(self) -> FrameSource:
         """The same frames for another thread, with those that are at hand now; what is prepared serves all."""
         return copy.copy(self)
-
-    def shares(self) -> tuple[int, int]:
-        """How many batches may be worked on side by side, and how many pairs are in one: as many batches as torch may
-        use threads, where frames are small.
-        """
-        pixels = self.shape[0] * self.shape[1]
-        together = int(min(CPU_TOGETHER_PX, room() / BYTES_PER_PX) // pixels) if self.device.type == "cpu" else 1
-        threads = max(1, min(torch.get_num_threads(), together))
-        return (1, self.batch) if threads == 1 else (threads, max(1, min(self.batch, together // threads)))
 
     def for_sample(self) -> FrameSource:
         """The same frames, prepared for fits to the mean of many."""
@@ -223,7 +214,7 @@ class FrameSource:
             first, second = ([pairs[m][side] for m in part] for side in (0, 1))
             return run(slice(part[0], part[-1] + 1), source.prepared(first), source.prepared(second))
 
-        results, (threads, size) = [], (1, batch) if batch else self.shares()
+        results, (threads, size) = [], (1, batch) if batch else shares(self.shape, self.device, self.batch)
         parts = [range(at, min(at + size, len(pairs))) for at in range(0, len(pairs), size)]
         groups = self.each_of([k for m in part for k in pairs[m]] for part in parts)
         with closing(groups):
@@ -302,13 +293,25 @@ class FrameSource:
         count = min(SAMPLE_FRAMES, len(self.usable))
         return sorted({self.usable[round(i * (len(self.usable) - 1) / max(count - 1, 1))] for i in range(count)})
 
-    def _batch_size(self) -> int:
-        pixels = self.shape[0] * self.shape[1]
-        if self.device.type == "cuda":
-            free, _ = torch.cuda.mem_get_info(self.device)
-            host = room() / (HOST_BYTES_PER_PX * pixels)
-            return max(1, int(min(0.5 * free / (BYTES_PER_PX * pixels), host)))
-        return max(1, int(min(CPU_BATCH_PX, room() / BYTES_PER_PX) // pixels))
+
+def batch_size(shape: tuple[int, int], device: torch.device) -> int:
+    """How many pairs of frames of this shape are worked on at a time."""
+    pixels = shape[0] * shape[1]
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        host = room() / (HOST_BYTES_PER_PX * pixels)
+        return max(1, int(min(0.5 * free / (BYTES_PER_PX * pixels), host)))
+    return max(1, int(min(CPU_BATCH_PX, room() / BYTES_PER_PX) // pixels))
+
+
+def shares(shape: tuple[int, int], device: torch.device, batch: int | None = None) -> tuple[int, int]:
+    """How many batches may be worked on side by side, and how many pairs are in one, `batch` at most: as many batches
+    as torch may use threads, where frames are small.
+    """
+    batch = batch or batch_size(shape, device)
+    together = int(min(CPU_TOGETHER_PX, room() / BYTES_PER_PX) // (shape[0] * shape[1])) if device.type == "cpu" else 1
+    threads = max(1, min(torch.get_num_threads(), together))
+    return (1, batch) if threads == 1 else (threads, max(1, min(batch, together // threads)))
 
 
 def without_gaps(frame: Tensor) -> Tensor:

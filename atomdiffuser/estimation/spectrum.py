@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from atomdiffuser.compiled import array, compiled_here
+
 FILTER_CANDIDATES_PX = (0.8, 0.9, 1.0, 1.15, 1.3, 1.45, 1.6, 1.8, 2.0, 2.25, 2.5, 2.8, 3.2, 3.6, 4.0, 4.5, 5.0)
 COARSE_BAND, COARSE_LOSS = 0.22, 0.03  # what lies above this frequency may be left to chance up to this share
 SLOPE_NOISE = 0.3  # of the noise's power in slopes, left in clean ones
@@ -87,14 +89,29 @@ def mean_power(frames: Tensor) -> tuple[Tensor, Tensor, float]:
 def mean_powers(stacks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The same for many stacks of frames (m, n, Y, X): power (m, Y, X // 2 + 1), |frequency| and floors (m,)."""
     window, frequency, corners = _window_and_frequency(stacks.shape[-2:], str(stacks.device))
-    power, whole, n = torch.zeros((), device=stacks.device), window.sum(), stacks.shape[1]
+    n, power = stacks.shape[1], stacks.new_zeros(len(stacks), *frequency.shape)
+    add_power = _add_power_by_loops if compiled_here(stacks.device) else _add_power
     for part in stacks.split(max(1, TOGETHER_PX // (len(stacks) * window.numel())), dim=1):
-        mean = (part * window).sum((-2, -1), keepdim=True) / whole
-        spectra = torch.fft.rfft2((part - mean).mul_(window))
-        power = power + (spectra.real.square() + spectra.imag.square()).sum(1)
-    power = power / (n * window.square().sum())
+        add_power(part, window, power)
+    power /= n * window.square().sum()
     below_mean = (1 - 1 / (9 * n)) ** 3  # median of n averaged exponentials (Wilson & Hilferty, 1931)
     return power, frequency, power.flatten(1)[:, corners].median(1).values / below_mean
+
+
+def _add_power(stacks: Tensor, window: Tensor, power: Tensor) -> None:
+    """Add the power of windowed frames (m, n, Y, X), their mean under the window taken out, to `power`."""
+    mean = (stacks * window).sum((-2, -1), keepdim=True) / window.sum()
+    spectra = torch.fft.rfft2((stacks - mean).mul_(window))
+    power += (spectra.real.square() + spectra.imag.square()).sum(1)
+
+
+def _add_power_by_loops(stacks: Tensor, window: Tensor, power: Tensor) -> None:
+    """The same, on a processor."""
+    from atomdiffuser.estimation.spectrum_kernels import add_power, windowed
+
+    given, shown = array(stacks), torch.empty(stacks.shape)
+    windowed(given.reshape(-1, *given.shape[2:]), array(window), shown.flatten(0, 1).numpy())
+    add_power(array(torch.view_as_real(torch.fft.rfft2(shown)).flatten(-2)), power.numpy())
 
 
 @lru_cache(maxsize=4)
@@ -118,6 +135,12 @@ def clear_signal(power: Tensor, floor: float | Tensor, n_frames: int) -> Tensor:
 
 def mean_of_neighbours(image: Tensor) -> Tensor:
     """Mean of each pixel of (…, Y, X) and those around it that there are."""
+    if compiled_here(image.device):
+        from atomdiffuser.estimation.spectrum_kernels import neighbours_mean
+
+        out = torch.empty(image.shape)
+        neighbours_mean(array(image).reshape(-1, *image.shape[-2:]), out.reshape(-1, *image.shape[-2:]).numpy())
+        return out
     for axis in (-2, -1):
         total, count = image.clone(), torch.full((image.shape[axis],), 3.0, device=image.device)
         last = image.shape[axis] - 1

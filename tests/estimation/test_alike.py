@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from atomdiffuser import estimate_pairs, simulate_series
 from atomdiffuser.errors import ShapeError
+from atomdiffuser.estimation import frame_source
 from atomdiffuser.estimation.alike import alike
 
 SHAPE = (160, 176)
@@ -50,6 +52,26 @@ def test_pairs_of_several_specimens_are_as_right_together_as_alone() -> None:
         assert alone.valid[0] and not alone.ambiguous[0]
         np.testing.assert_allclose(together.moving_from_reference[k], alone.moving_from_reference[0], atol=0.02)
         assert together.valid[k] and not together.ambiguous[k]
+
+
+def test_batches_of_several_specimens_by_threads_are_those_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One specimen is measured while the pairs of another are fitted."""
+    stacks, blank = [series(k, s) for k, s in ((1, "SrTiO3"), (2, "SrTiO3"), (3, "Si"))], np.zeros((1, *SHAPE))
+    reference = np.concatenate([*(stack[:-1] for stack in stacks), blank]).astype(np.float32)
+    moving = np.concatenate([*(stack[1:] for stack in stacks), blank]).astype(np.float32)
+    estimate = lambda: estimate_pairs(reference, moving, predict=False, maps=False)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = estimate()
+        torch.set_num_threads(3)
+        monkeypatch.setattr(frame_source, "CPU_TOGETHER_PX", 6 * SHAPE[0] * SHAPE[1])
+        assert frame_source.shares(SHAPE, torch.device("cpu")) == (3, 2)
+        together = estimate()
+    finally:
+        torch.set_num_threads(before)
+    assert alone.valid[:-1].all() and not alone.valid[-1] and together.reason == alone.reason
+    assert np.allclose(together.moving_from_reference, alone.moving_from_reference, atol=1e-5, equal_nan=True)
 
 
 def test_results_stand_in_the_order_of_the_pairs() -> None:

@@ -16,7 +16,6 @@ import pytest
 import torch
 
 from atomdiffuser.config import ConvertSettings, DamageSettings, DecaySettings, RegisterSettings
-from atomdiffuser.estimation.frame_source import FrameSource
 from atomdiffuser.io.map_store import MAP_NAMES, read_maps
 from atomdiffuser.io.store import read_frames
 from atomdiffuser.io.tables import read_table
@@ -104,7 +103,7 @@ def test_threads_change_no_number_beyond_a_millionth(analyse, once) -> None:
 
 
 def test_batches_change_no_number_beyond_a_millionth(analyse, once, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FrameSource, "_batch_size", lambda self: 1)
+    monkeypatch.setattr("atomdiffuser.estimation.frame_source.batch_size", lambda shape, device: 1)
     assert_same(analyse(1), once, RTOL)
 
 

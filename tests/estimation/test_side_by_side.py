@@ -11,6 +11,7 @@ import torch
 from measured_pairs import SHAPE, pairs, source
 
 from atomdiffuser.estimation.api import estimate_pairs
+from atomdiffuser.estimation.frame_source import shares
 from atomdiffuser.estimation.pair_work import FitUnknown
 from atomdiffuser.estimation.register import FitOptions
 from atomdiffuser.estimation.side_by_side import side_by_side
@@ -75,7 +76,7 @@ def test_a_series_is_fitted_in_order_and_each_pair_is_counted(threads, monkeypat
     todo, counted = [(2 * k, 2 * k + 1) for k in range(20)], []
     src.batch = 3
     work = FitUnknown(FitOptions(src.noise, src.scales))
-    assert src.shares()[0] == 3
+    assert shares(src.shape, src.device, src.batch)[0] == 3
     found = work(src, todo, counted.append)
     assert counted == [3] * 6 + [2]
     torch.set_num_threads(1)
@@ -110,4 +111,4 @@ def test_large_frames_go_one_at_a_time(threads) -> None:
     src = source(pairs(2).reference.numpy())
     src.shape = (2048, 2048)
     src.batch = 1
-    assert src.shares() == (1, 1)
+    assert shares(src.shape, src.device, src.batch) == (1, 1)

@@ -7,12 +7,15 @@ import math
 import numpy as np
 import pytest
 import torch
+from tensor_operations import both_ways
 
 from atomdiffuser.estimation.spectrum import (
     ImageScales,
     lattice_noise_energy,
     lattice_period,
+    mean_of_neighbours,
     mean_power,
+    mean_powers,
     measure_scales,
 )
 from atomdiffuser.interpolation import filter_separable, gaussian_kernel
@@ -85,6 +88,28 @@ def test_the_noise_floor_is_the_noise(rng, n) -> None:
     power, frequency, floor = mean_power(torch.as_tensor(rng.normal(5, 3, (n, 260, 311)), dtype=torch.float32))
     assert floor == pytest.approx(9, rel=0.15 if n == 1 else 0.06)
     assert power.shape == frequency.shape and float(frequency.max()) <= math.hypot(0.5, 0.5)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (45, 83)])
+def test_spectra_by_loops_are_those_by_tensor_operations(rng, shape) -> None:
+    stacks = torch.as_tensor(rng.normal(30, 3, (2, 3, *shape)), dtype=torch.float32)
+    ours, theirs = both_ways(lambda: mean_powers(stacks))
+    assert torch.allclose(ours[0], theirs[0], rtol=1e-3, atol=1e-4) and torch.allclose(ours[2], theirs[2], rtol=1e-4)
+    alone = [mean_power(stack) for stack in stacks]
+    assert torch.allclose(ours[0], torch.stack([power for power, _, _ in alone]), rtol=1e-5)
+    assert ours[2].tolist() == pytest.approx([floor for _, _, floor in alone])
+
+
+@pytest.mark.parametrize("shape", [(5, 9), (1, 4), (7, 1), (2, 2)])
+def test_the_mean_of_neighbours_counts_those_that_there_are(rng, shape) -> None:
+    images = torch.as_tensor(rng.normal(0, 1, (2, *shape)), dtype=torch.float32)
+    ours, theirs = both_ways(lambda: mean_of_neighbours(images))
+    near = lambda k, n: slice(max(k - 1, 0), min(k + 2, n))
+    for y, x in np.ndindex(shape):
+        expected = images[:, near(y, shape[0]), near(x, shape[1])].mean((1, 2))
+        assert torch.allclose(ours[:, y, x], expected, atol=1e-6)
+        if min(shape) > 1:
+            assert torch.allclose(theirs[:, y, x], expected, atol=1e-6)
 
 
 def test_lattice_noise_energy_is_that_of_the_filters(rng) -> None:
