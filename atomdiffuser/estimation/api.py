@@ -221,8 +221,13 @@ def estimate_pairs(
                 source = FrameSource(
                     FrameSeries(_Interleaved(reference, moving, group)), here, dark_level=dark_level, gain_e=gain_e
                 )
-                yield _Kind(results, group, source, Predictor.of(source, weights) if predict else None, refine, maps,
-                            max_drift_px)  # fmt: skip
+                options = FitOptions(
+                    noise=source.noise,
+                    scales=source.scales,
+                    max_shift_px=max_drift_px or RegisterSettings.max_drift_fraction * min(source.shape),
+                )
+                predictor = Predictor.of(source, weights) if predict else None
+                yield _Kind(group, source, options, predictor, refine, maps, results)
 
         if threads == 1 or n <= size:
             for kind in kinds():
@@ -240,22 +245,19 @@ def estimate_pairs(
     return with_processor_in_reserve(choose_device(device), on)
 
 
+@dataclass(frozen=True)
 class _Kind:
     """Pairs that show the same structure, at `group` among all; they stand in their source as reference, moving,
-    reference, moving …, and write what is found into the results of all.
+    reference, moving …, and what is found is written into the results of all.
     """
 
-    def __init__(
-        self, results: PairEstimates, group: np.ndarray, source: FrameSource, predictor: Predictor | None,
-        refine: bool, maps: bool, max_drift_px: float | None,
-    ):  # fmt: skip
-        self.results, self.group, self.source, self.predictor = results, group, source, predictor
-        self.refine, self.maps = refine, maps
-        self.options = FitOptions(
-            noise=source.noise,
-            scales=source.scales,
-            max_shift_px=max_drift_px or RegisterSettings.max_drift_fraction * min(source.shape),
-        )
+    group: np.ndarray
+    source: FrameSource
+    options: FitOptions
+    predictor: Predictor | None
+    refine: bool
+    maps: bool
+    results: PairEstimates
 
     def sound(self) -> list[int]:
         """Places of the pairs whose frames both show something; why the others do not is said in the results."""
