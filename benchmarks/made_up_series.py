@@ -24,6 +24,7 @@ from benchmarks import made_up_tables as further
 HOSTILE_NAME = """<script>alert(1)</script> "å" & 'b'"""
 AFFINE = ("a_yy", "a_yx", "a_y", "a_xy", "a_xx", "a_x")
 LAGS = (1, 2, 4, 8)
+WEIGHTS = "0123456789abcdef" * 4  # as long as the hash of real ones
 
 
 @dataclass(frozen=True)
@@ -257,7 +258,7 @@ def _write_maps(folder, recipe, times, progress, contrast, intensity, affines, v
     with create_maps(
         folder / "decay.zarr",
         n_frames=recipe.n_frames, map_shape=contrast.shape, stride=s, times_s=times, pixel_size_nm=recipe.pixel_size_nm,
-        attributes={"reference_frame": int(np.argmax(valid)), "bandwidth_px": 6.0},
+        attributes={"reference_frame": int(np.argmax(valid)), "bandwidth_px": 6.0, "weights": WEIGHTS},
     ) as maps:  # fmt: skip
         for k, p in enumerate(progress):
             p_at = q @ affines[k][:2, :2].T + affines[k][:2, 2]

@@ -87,7 +87,7 @@ def test_first_screen_fits(open_page, page, key, scheme):
         assert box["x"] + box["width"] <= DESKTOP["width"] + 1, element
 
 
-@pytest.mark.parametrize("key", ["bad", "no_valid", "hostile"])
+@pytest.mark.parametrize("key", ["good", "bad", "no_valid", "hostile"])
 def test_phone_width_does_not_scroll_sideways(open_page, page, key):
     tab = open_page(page(key), viewport=PHONE)
     shot(tab, f"series_{key}_phone")
